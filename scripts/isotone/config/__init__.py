@@ -1,0 +1,1 @@
+"""Typed settings; the one place where the schema of a study lives."""

@@ -1,0 +1,52 @@
+"""Settings of a constraint: which weights, how they start, how they stay non-negative."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isotone.config.schema import section, setting
+from isotone.errors import ConfigurationError
+
+SCOPES = ["none", "mlp_in", "mlp_both", "mlp_in_attn_out", "gated_updown", "gated_all"]
+MAPS = ["softplus", "exp", "square", "abs", "project", "sign_frozen", "free"]
+STARTS = ["keep", "abs", "relu", "nnls", "nnls_block", "lift", "no_ffn"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Activations that data-driven starts look at."""
+
+    tokens: int = setting(4096, "training tokens whose activations are used", minimum=16)
+    ridge: float = setting(1e-4, "ridge penalty, as a share of the mean diagonal of the Gram matrix", minimum=0)
+    iterations: int = setting(500, "FISTA iterations per matrix", minimum=1)
+
+
+@dataclass(frozen=True)
+class BlockReconstruction:
+    """Gradient steps that fit each feed-forward block to the unconstrained one."""
+
+    steps: int = setting(150, "Adam steps per block", minimum=0)
+    learning_rate: float = setting(1e-2, "Adam learning rate", exclusiveMinimum=0)
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What non-negativity means for one arm. The baseline's scope is ``none``."""
+
+    scope: str = setting("none", "which weights are constrained, by role", enum=SCOPES)
+    layers: list[int] = setting([], "layers that are constrained; empty: all", uniqueItems=True)
+    cone: str = setting("elementwise", "elementwise: W >= 0; strict: non-negative on centred inputs", enum=["elementwise", "strict"])
+    map: str = setting("softplus", "W = f(V); `project` clamps, `sign_frozen` keeps signs, `free` is unconstrained", enum=MAPS)
+    start: str = setting("keep", "how W starts from the pretrained weights; `keep` only with scope none or map sign_frozen", enum=STARTS)
+    learning_rate_scale: str = setting("none", "auto: learning rate of V times 1 / mean(dW/dV), at most 50", enum=["none", "auto"])
+    weight_decay_on: str = setting("none", "whether weight decay acts on constrained W", enum=["none", "weight"])
+    norm: str = setting("keep", "rotate_center turns RMSNorm models into centring ones before a lift", enum=["keep", "rotate_center"])
+    activation: str = setting("keep", "monotone replacement of the activation", enum=["keep", "clamp", "isotonic", "relu"])
+    add_bias: bool = setting(False, "data-driven starts may add output biases")
+    calibration: Calibration = section(Calibration, "activations that data-driven starts look at")
+    block_reconstruction: BlockReconstruction = section(BlockReconstruction, "for start nnls_block")
+
+    def __post_init__(self) -> None:
+        moves = self.scope != "none" and self.map not in ("sign_frozen", "free")
+        if moves and self.start == "keep":
+            raise ConfigurationError(f'constraint.start is "keep", but scope {self.scope} needs non-negative weights. Choose abs, relu, nnls, nnls_block or lift.')

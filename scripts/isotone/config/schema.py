@@ -1,0 +1,171 @@
+"""From typed settings to a closed JSON Schema, and from user input back to settings.
+
+A settings class is a frozen dataclass whose fields are made with `setting`: type,
+default and description stand in one place. `schema_of` derives the JSON Schema
+(published as config/schema.yaml), `parse` validates a mapping against it and
+builds the dataclass. Unknown keys are errors, with a suggestion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jsonschema
+
+from isotone.errors import ConfigurationError
+
+T = TypeVar("T")
+_REQUIRED = dataclasses.MISSING
+
+
+def setting(default: Any = _REQUIRED, description: str = "", **limits: Any) -> Any:
+    """A dataclass field with its description and JSON Schema limits.
+
+    Args:
+        default: the value when the key is absent; a list, dict or dataclass is
+            copied per instance. Left out: the key is required.
+        limits: JSON Schema keywords (``minimum``, ``enum``, ``pattern`` ...).
+    """
+    metadata = {"description": description, "limits": limits}
+    if default is _REQUIRED:
+        return dataclasses.field(metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(cls: type[T], description: str = "") -> Any:
+    """A field that holds another settings class, with that class's defaults."""
+    return dataclasses.field(default_factory=cls, metadata={"description": description, "limits": {}})
+
+
+_SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean"}
+
+
+def _type_schema(hint: Any) -> dict[str, Any]:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return schema_of(typing.cast(type, hint))
+    if hint in _SCALARS:
+        return {"type": _SCALARS[hint]}
+    if origin is list:
+        return {"type": "array", "items": _type_schema(args[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _type_schema(args[1])}
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [{"type": "null"} if arg is type(None) else _type_schema(arg) for arg in args]}
+    if hint is Any:
+        return {}
+    raise TypeError(f"settings cannot hold {hint!r}")
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+@functools.cache
+def schema_of(cls: type) -> dict[str, Any]:
+    """The closed JSON Schema (draft 2020-12) of a settings class, defaults included."""
+    hints = typing.get_type_hints(cls)
+    properties, required = {}, []
+    for field in dataclasses.fields(cls):
+        entry = {"description": field.metadata.get("description", "")}
+        entry |= _type_schema(hints[field.name]) | field.metadata.get("limits", {})
+        if field.default is not dataclasses.MISSING:
+            entry["default"] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            entry["default"] = _plain(field.default_factory())
+        else:
+            required.append(field.name)
+        properties[field.name] = entry
+    schema = {"type": "object", "additionalProperties": False, "properties": properties}
+    return schema | ({"required": required} if required else {})
+
+
+def suggestion(word: str, known: typing.Iterable[str]) -> str:
+    """``' Did you mean "..."?'`` for the nearest known word, or the list of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else f" Known here: {', '.join(known)}."
+
+
+def _key(error: jsonschema.ValidationError, where: str) -> str:
+    path = ".".join(str(part) for part in error.absolute_path)
+    return f"{where}: {path}" if path else where
+
+
+def _paragraph(error: jsonschema.ValidationError, where: str) -> str:
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        known = error.schema.get("properties", {})
+        extra = next(key for key in error.instance if key not in known)
+        return f'{_key(error, where)} has the unknown key "{extra}".{suggestion(str(extra), known)}'
+    if error.validator == "enum":
+        near = suggestion(str(error.instance), map(str, error.validator_value))
+        return f"{_key(error, where)} is {error.instance!r}, which is not one of the choices.{near}"
+    if error.validator == "required":
+        return f"{_key(error, where)}: {error.message}. Add the key."
+    description = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
+    return f"{_key(error, where)} is {error.instance!r}: {error.message}." + (f" ({description})" if description else "")
+
+
+def check(cls: type, value: Any, where: str) -> None:
+    """Validate ``value`` against the schema of ``cls``.
+
+    Raises:
+        ConfigurationError: one paragraph on the most telling violation.
+    """
+    errors = list(jsonschema.Draft202012Validator(schema_of(cls)).iter_errors(value))
+    if errors:
+        raise ConfigurationError(_paragraph(jsonschema.exceptions.best_match(errors), where) + " See config/README.md.")
+
+
+def _build(hint: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return typing.cast(type, hint)(**{key: _build(hints[key], entry) for key, entry in value.items()})
+    if origin is list:
+        return [_build(args[0], entry) for entry in value]
+    if origin is dict:
+        return {key: _build(args[1], entry) for key, entry in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _build(next(arg for arg in args if arg is not type(None)), value)
+    return float(value) if hint is float else value
+
+
+def parse(cls: type[T], value: Any, where: str = "settings") -> T:
+    """Validate a mapping and build the settings class from it.
+
+    Args:
+        where: what the user called this input (a file name, an option), for messages.
+
+    Raises:
+        ConfigurationError: unknown key, wrong type or a value out of range.
+    """
+    check(cls, value, where)
+    try:
+        return _build(cls, value)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None
+
+
+def as_mapping(settings: Any) -> dict[str, Any]:
+    """Every setting, defaults included, as plain data (what ``params`` and digests use)."""
+    return dataclasses.asdict(settings)
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``overrides`` on top, section by section."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged

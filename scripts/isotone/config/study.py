@@ -1,0 +1,100 @@
+"""The whole study: one YAML file, checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isotone.config.constraint import Constraint
+from isotone.config.data import Data, Model
+from isotone.config.evaluation import ATTACKS, Attacks, Nulls, OrderPreservation, Perplexity
+from isotone.config.report import Report
+from isotone.config.schema import as_mapping, check, merge, parse, section, setting, suggestion
+from isotone.config.training import Operation, Training, TrainJob
+from isotone.errors import ConfigurationError
+
+ARM_NAME = r"^[a-z][a-z0-9_]*$"
+
+
+@dataclass(frozen=True)
+class Base:
+    """Pretraining of a model that is defined here (source: scratch)."""
+
+    seed: int = setting(0, "initial weights and order of the samples")
+    training: dict[str, Any] = setting({}, "training settings of the pretraining, on top of the defaults")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model variant: a constraint, and what differs in its training."""
+
+    constraint: Constraint = section(Constraint, "what is constrained, and how it starts")
+    training: dict[str, Any] = setting({}, "training settings of this arm, on top of the study's")
+    seeds: str = setting("all", "once: the arm does not depend on the seed and exists for the first one only", enum=["all", "once"])
+
+
+@dataclass(frozen=True)
+class Study:
+    """A complete study."""
+
+    study: str = setting(description="name; results go to results/<study>/", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    seeds: list[int] = setting([42, 1337, 2024], "training seeds: order of recovery and dropout only", minItems=1)
+    model: Model = section(Model, "the pretrained model")
+    base: Base = section(Base, "pretraining, source scratch only")
+    data: Data = section(Data, "the text")
+    training: Training = section(Training, "recovery, the same for every arm unless the arm says otherwise")
+    arms: dict[str, Arm] = setting({}, "model variants by name", minProperties=1)
+    perplexity: Perplexity = section(Perplexity, "clean quality")
+    attacks: Attacks = section(Attacks, "attacks and their budgets")
+    nulls: Nulls = section(Nulls, "controls of equal quality")
+    order_preservation: OrderPreservation = section(OrderPreservation, "order of graded sentences in hidden states")
+    report: Report = section(Report, "statistics and report")
+    operation: Operation = section(Operation, "how runs are operated; changes no result")
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigurationError(f"seeds is {self.seeds}, which repeats a seed. Each seed is one independent run; list it once.")
+        for name in self.arms:
+            if not re.match(ARM_NAME, name):
+                raise ConfigurationError(f'arms has the name "{name}". Use small letters, digits and _, starting with a letter.')
+        if self.report.reference not in self.arms:
+            raise ConfigurationError(f'report.reference is "{self.report.reference}", which is not an arm.{suggestion(self.report.reference, self.arms)}')
+        for key, names in (("attacks.run", self.attacks.run), ("attacks.transfer", self.attacks.transfer), ("nulls.attacks", self.nulls.attacks)):
+            for attack in names:
+                if attack not in ATTACKS:
+                    raise ConfigurationError(f'{key} has "{attack}", which is not an attack.{suggestion(attack, ATTACKS)}')
+        for name in self.arms:
+            self.train_job(name, self.seeds[0])
+
+    def training_of(self, arm: str) -> Training:
+        """The study's training settings with the arm's on top."""
+        merged = merge(as_mapping(self.training), self.arms[arm].training)
+        return parse(Training, merged, f"arms.{arm}.training")
+
+    def train_job(self, arm: str, seed: int) -> TrainJob:
+        """What `scripts/train.py` needs to know for one run."""
+        return TrainJob(seed=seed, training=self.training_of(arm), constraint=self.arms[arm].constraint)
+
+    def base_job(self) -> TrainJob:
+        """Pretraining: the same program, constraint ``none``."""
+        training = parse(Training, merge(as_mapping(Training()), self.base.training), "base.training")
+        return TrainJob(seed=self.base.seed, training=training)
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds for which an arm exists."""
+        return self.seeds[:1] if self.arms[arm].seeds == "once" else self.seeds
+
+
+def read_study(raw: Mapping[str, Any], where: str) -> Study:
+    """Validate the merged YAML; an arm that is ``null`` is left out.
+
+    Raises:
+        ConfigurationError: one paragraph on what is wrong.
+    """
+    arms = raw.get("arms")
+    if isinstance(arms, Mapping):
+        raw = {**raw, "arms": {name: arm for name, arm in arms.items() if arm is not None}}
+    check(Study, raw, where)
+    return parse(Study, raw, where)

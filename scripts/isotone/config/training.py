@@ -1,0 +1,94 @@
+"""Settings of training: what changes the result, and apart from it how a run is operated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isotone.config.constraint import Constraint
+from isotone.config.schema import section, setting
+from isotone.errors import ConfigurationError
+
+VERSION = 1  # raise it when the training program computes something else from the same settings
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Learning from the unconstrained teacher beside the text."""
+
+    alpha: float = setting(0.0, "weight of KL(teacher || student); 0: no teacher", minimum=0, maximum=1)
+    temperature: float = setting(1.0, "temperature of both distributions", exclusiveMinimum=0)
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What training does about numerical trouble."""
+
+    spike_factor: float = setting(10.0, "a step whose loss or gradient norm exceeds this multiple of the running median is skipped; 0: never", minimum=0)
+    skips: int = setting(3, "skipped steps in a row before rolling back", minimum=1)
+    roll_backs: int = setting(3, "roll-backs before the run ends with exit 70", minimum=0)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that changes the trained weights."""
+
+    epochs: float = setting(1.0, "passes over the training blocks", exclusiveMinimum=0)
+    max_steps: int = setting(0, "upper bound on optimizer steps; 0: none", minimum=0)
+    global_batch: int = setting(32, "sequences per optimizer step, on any number of processes", minimum=1)
+    leaf: int = setting(8, "sequences per forward pass", minimum=1)
+    length: int = setting(256, "tokens per training block", minimum=8)
+    threads: int = setting(1, "CPU threads of torch; the bits of a CPU run depend on it", minimum=1)
+    learning_rate: float = setting(1e-3, "peak learning rate", exclusiveMinimum=0)
+    schedule: str = setting("linear", "decay after warm-up", enum=["linear", "cosine", "constant"])
+    warm_up: float = setting(0.1, "share of the steps with rising learning rate", minimum=0, maximum=1)
+    weight_decay: float = setting(0.01, "decoupled weight decay on matrices", minimum=0)
+    beta1: float = setting(0.9, "AdamW", minimum=0, exclusiveMaximum=1)
+    beta2: float = setting(0.999, "AdamW", minimum=0, exclusiveMaximum=1)
+    epsilon: float = setting(1e-8, "AdamW", exclusiveMinimum=0)
+    clip: float = setting(1.0, "largest gradient norm, per parameter group; 0: no clipping", minimum=0)
+    precision: str = setting("fp32", "arithmetic of the forward and backward pass; master weights are always fp32", enum=["fp32", "bf16", "fp16", "auto"])
+    pure_bf16: bool = setting(False, "parameters themselves in bf16, as the first study did; only to reproduce its mistake")
+    reduction: str = setting("exact", "exact: the same bits on 1, 2, 4 ... processes; fast: plain all-reduce", enum=["exact", "fast"])
+    gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass")
+    compile: bool = setting(False, "torch.compile of each layer (not on CPU)")
+    validation_blocks: int = setting(64, "validation blocks scored at each epoch end", minimum=1)
+    milestones: list[float] = setting([], "shares of the run at which weights are kept for nulls", uniqueItems=True)
+    distillation: Distillation = section(Distillation, "learning from the unconstrained teacher")
+    faults: Faults = section(Faults, "what training does about numerical trouble")
+
+    def __post_init__(self) -> None:
+        if self.global_batch % self.leaf:
+            raise ConfigurationError(
+                f"training.global_batch is {self.global_batch}, which training.leaf = {self.leaf} does not divide. "
+                "Choose a leaf that divides the global batch."
+            )
+        leaves = self.global_batch // self.leaf
+        if self.reduction == "exact" and leaves & (leaves - 1):
+            raise ConfigurationError(
+                f"training.reduction is exact, which needs a power-of-two number of leaves; global_batch / leaf = {leaves}. "
+                "Change leaf, or choose reduction: fast."
+            )
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """The settings of one training run: `scripts/train.py --settings`."""
+
+    seed: int = setting(0, "order of the samples and dropout")
+    version: int = setting(VERSION, "version of the training program")
+    training: Training = section(Training, "the training settings of this arm")
+    constraint: Constraint = section(Constraint, "the constraint of this arm")
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How runs are operated. Nothing here changes a result, so nothing here reruns one."""
+
+    keep: int = setting(3, "timed checkpoints that stay", minimum=1)
+    save_every_steps: int = setting(0, "steps between checkpoints; 0: by time only", minimum=0)
+    save_every_minutes: float = setting(5.0, "minutes between checkpoints; 0: by steps only", minimum=0)
+    background_save: bool = setting(True, "write checkpoints from a background thread")
+    prefetch: int = setting(2, "batches read ahead", minimum=0)
+    keep_state: bool = setting(False, "keep checkpoints after a run is done")
+    tensorboard: bool = setting(True, "write TensorBoard events")
+    watchdog: float = setting(10.0, "medians of a step's time after which a hang is declared; 0: never", minimum=0)
