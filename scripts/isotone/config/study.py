@@ -83,8 +83,24 @@ class Study:
         return TrainJob(seed=self.base.seed, training=training)
 
     def seeds_of(self, arm: str) -> list[int]:
-        """The seeds for which an arm exists."""
-        return self.seeds[:1] if self.arms[arm].seeds == "once" else self.seeds
+        """The seeds for which an arm exists; a control has those of its arm."""
+        return self.seeds[:1] if self.arms[arm.partition("~")[0]].seeds == "once" else self.seeds
+
+    def constrained_arms(self) -> list[str]:
+        """The arms that have a constraint, which are those that controls are made for."""
+        return [name for name, arm in self.arms.items() if arm.constraint.scope != "none"]
+
+    def control_arms(self) -> list[str]:
+        """Controls of equal quality, as arm names ``{arm}~{kind}``."""
+        return [f"{arm}~{kind}" for arm in self.constrained_arms() for kind in self.nulls.kinds]
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Every (arm, seed) that a complete study holds, controls included."""
+        return [(arm, seed) for arm in [*self.arms, *self.control_arms()] for seed in self.seeds_of(arm)]
+
+    def attacks_of(self, arm: str) -> list[str]:
+        """The attacks that run on an arm or control."""
+        return self.nulls.attacks if "~" in arm else self.attacks.run
 
 
 def read_study(raw: Mapping[str, Any], where: str) -> Study:

@@ -1,0 +1,167 @@
+# Needs: the merged configuration `config`. Makes: `study` and functions; no rules.
+
+import os
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
+
+from isotone.config.data import SPLITS
+from isotone.config.schema import as_mapping
+from isotone.config.study import read_study
+from isotone.errors import ConfigurationError
+from isotone.preflight import check_study
+from isotone.provenance import code_digest
+from isotone.records import canonical_json
+
+def checked_study():
+    """The study of this configuration; a wrong one ends the main process with 78."""
+    where = ", ".join(str(path) for path in workflow.configfiles) or "--config"
+    try:
+        study = read_study(config, where)
+        if workflow.is_main_process:
+            check_study(study, where)
+        return study
+    except ConfigurationError as error:
+        if not workflow.is_main_process:
+            raise
+        print(error, file=sys.stderr)
+        sys.exit(ConfigurationError.code)
+
+
+study = checked_study()
+
+os.environ.update(
+    {
+        # Rule shells may find another Python than this one.
+        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+        # Before Python starts, or it has no effect.
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "TOKENIZERS_PARALLELISM": "false",
+        # How a run is operated changes no result, so it is no parameter of a rule.
+        "ISOTONE_OPERATION": canonical_json(as_mapping(study.operation)),
+        # Only rule fetch uses the network, and only if the user lets it.
+        "ISOTONE_HUB_OFFLINE": os.environ.get("ISOTONE_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0")),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+    }
+)
+
+
+def in_study(path):
+    """A path below the results of this study."""
+    return f"results/{study.study}/{path}"
+
+
+def save_configuration():
+    """Keep the merged configuration beside the results: a record, never an input."""
+    from isotone.records import whole_file
+
+    with whole_file(Path(in_study("config.yaml"))) as file:
+        yaml.safe_dump(as_mapping(study), file, sort_keys=False)
+
+
+def settings(**parts):
+    """Canonical JSON for a program's --settings; exactly what changes its result."""
+    plain = {
+        key: as_mapping(value) if hasattr(value, "__dataclass_fields__") else value
+        for key, value in parts.items()
+    }
+    return canonical_json(plain)
+
+
+def train_settings(wildcards):
+    """The job of one trained run."""
+    return canonical_json(
+        as_mapping(study.train_job(wildcards.arm, int(wildcards.seed)))
+    )
+
+
+def study_settings():
+    """The whole study as the report needs it: all that is result, nothing that is operation."""
+    plain = as_mapping(study)
+    del plain["operation"]
+    return canonical_json(plain)
+
+
+def train_threads(wildcards):
+    """CPU threads of one run (a setting, since the bits depend on it)."""
+    return study.training_of(wildcards.arm).threads
+
+
+def arms_like(constrained):
+    """A pattern of the arms with, or without, a constraint; one that never matches if there are none."""
+    names = [
+        arm for arm in study.arms if (arm in study.constrained_arms()) == constrained
+    ]
+    return "|".join(names) or "(?!)"
+
+
+def attack_markers():
+    """The marker of every attack on every run."""
+    return [
+        in_study(f"runs/{arm}/seed-{seed}/attacks/{attack}.json")
+        for arm, seed in study.runs()
+        for attack in study.attacks_of(arm)
+    ]
+
+
+def run_files():
+    """All that the aggregate reads of the runs, from the configuration and not from the disk."""
+    names = ["train.json", "certificate.json", "history.csv", "perplexity.json"]
+    if study.order_preservation.run:
+        names.append("order.json")
+    return [
+        in_study(f"runs/{arm}/seed-{seed}/{name}")
+        for arm, seed in study.runs()
+        for name in names
+    ]
+
+
+def transfer_markers():
+    """The marker of every transfer attack on every target run."""
+    return [
+        in_study(f"transfer/{attack}/{arm}-seed-{seed}.json")
+        for attack in study.attacks.transfer
+        for arm in study.arms
+        for seed in study.seeds_of(arm)
+    ]
+
+
+def attack_settings(attack):
+    """Shared documents, the attack's own budget, and hotflip's, which others match."""
+    return settings(
+        shared=study.attacks.shared,
+        document_start=study.data.document_start,
+        hotflip=study.attacks.hotflip,
+        **({} if attack == "hotflip" else {attack: getattr(study.attacks, attack)}),
+    )
+
+
+def everything():
+    """All that the report rests on, from the configuration and not from the disk."""
+    pretrained = (
+        ["pretrain/train.json", "pretrain/history.csv"]
+        if study.model.source == "scratch"
+        else []
+    )
+    return {
+        "setup": [
+            in_study(name)
+            for name in [
+                "setup.json",
+                "data/corpus.json",
+                "data/attack/manifest.json",
+                *pretrained,
+            ]
+        ],
+        "data": [in_study(f"data/{split}/data.json") for split in SPLITS],
+        "starts": [in_study(f"starts/{arm}/certificate.json") for arm in study.arms],
+        "runs": run_files(),
+        "attacks": attack_markers(),
+        "transfers": transfer_markers(),
+    }

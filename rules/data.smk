@@ -1,0 +1,102 @@
+# Needs: a corpus and a model source. Makes: split documents, base model, tokens.
+
+INITIAL = "init" if study.model.source == "scratch" else "base"
+FETCHED = (
+    [in_study("fetch.json")] if "hub" in (study.model.source, study.data.source) else []
+)
+
+
+if FETCHED:
+
+    localrules:
+        fetch,
+
+
+rule fetch:
+    """Download model and dataset into the cache; the only step that uses the network."""
+    output:
+        marker="results/{study}/fetch.json",
+    log:
+        "results/{study}/logs/fetch.log",
+    conda:
+        "../envs/isotone.yaml"
+    resources:
+        mem_mb=4_000,
+    params:
+        settings=settings(model=study.model, data=study.data),
+    shell:
+        "exec env HF_HUB_OFFLINE=$ISOTONE_HUB_OFFLINE HF_DATASETS_OFFLINE=$ISOTONE_HUB_OFFLINE python scripts/fetch.py --settings {params.settings:q} --marker {output.marker} >> {log} 2>&1"
+
+
+rule corpus:
+    """Read the documents and split them, disjoint by document."""
+    input:
+        FETCHED,
+    output:
+        documents=directory("results/{study}/data/documents"),
+        marker="results/{study}/data/corpus.json",
+    log:
+        "results/{study}/logs/corpus.log",
+    benchmark:
+        "results/{study}/timings/corpus.tsv"
+    conda:
+        "../envs/isotone.yaml"
+    resources:
+        mem_mb=2_000,
+    params:
+        settings=settings(**as_mapping(study.data)),
+    shell:
+        "exec python scripts/corpus.py --settings {params.settings:q} --documents {output.documents} "
+        "--marker {output.marker} >> {log} 2>&1"
+
+
+rule setup:
+    """Bring model and tokenizer into one form, and prove that they work."""
+    input:
+        FETCHED,
+        documents="results/{study}/data/documents",
+    output:
+        model=directory(f"results/{{study}}/{INITIAL}"),
+        marker="results/{study}/setup.json",
+    log:
+        "results/{study}/logs/setup.log",
+    benchmark:
+        "results/{study}/timings/setup.tsv"
+    conda:
+        "../envs/isotone.yaml"
+    resources:
+        mem_mb=4_000,
+    params:
+        settings=settings(
+            model=study.model,
+            base_seed=study.base.seed,
+            document_start=study.data.document_start,
+            length=study.training.length,
+        ),
+    shell:
+        "exec python scripts/setup.py --settings {params.settings:q} --documents {input.documents} "
+        "--model {output.model} --marker {output.marker} >> {log} 2>&1"
+
+
+rule tokenize:
+    """Turn one split into memory-mapped tokens."""
+    input:
+        documents="results/{study}/data/documents",
+        model=f"results/{{study}}/{INITIAL}",
+    output:
+        tokens="results/{study}/data/{split}/tokens.bin",
+        documents="results/{study}/data/{split}/documents.parquet",
+        marker="results/{study}/data/{split}/data.json",
+    log:
+        "results/{study}/logs/tokenize/{split}.log",
+    benchmark:
+        "results/{study}/timings/tokenize/{split}.tsv"
+    conda:
+        "../envs/isotone.yaml"
+    resources:
+        mem_mb=2_000,
+    params:
+        settings=settings(document_start=study.data.document_start),
+    shell:
+        "exec python scripts/tokenize_split.py --settings {params.settings:q} --tokenizer {input.model} "
+        "--documents {input.documents}/{wildcards.split}.parquet --out $(dirname {output.marker}) >> {log} 2>&1"

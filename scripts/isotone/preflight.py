@@ -1,0 +1,99 @@
+"""What can be known to fail before any job starts; light enough for `snakemake -n`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from isotone.config.study import Study
+from isotone.errors import ConfigurationError
+
+GATED = {"llama", "mistral", "qwen2"}
+PLAIN = {"gpt_neox", "gpt2", "opt"}
+SMALLEST_DISK = 200 * 2**20
+
+
+def _model_facts(study: Study) -> tuple[str, int]:
+    """Architecture family and context length, or ("", 0) where only a download can tell."""
+    model = study.model
+    if model.source == "scratch":
+        return model.architecture.family, model.architecture.context
+    if model.source == "local":
+        folder = Path(model.path)
+        if not (folder / "config.json").is_file():
+            raise ConfigurationError(
+                f'model.path is "{model.path}", which is not a Hugging Face model folder (no config.json there). '
+                "Give the folder that holds config.json and *.safetensors."
+            )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config.get("model_type", ""), config.get("max_position_embeddings", config.get("n_positions", 0))
+    if model.source == "gguf" and not model.path.startswith("package:") and not Path(model.path).is_file():
+        raise ConfigurationError(f'model.path is "{model.path}", which does not exist. Give a .gguf file.')
+    return "", 0
+
+
+def _check_lengths(study: Study, context: int) -> None:
+    wanted = {"training.length": study.training.length, "perplexity.length": study.perplexity.length}
+    wanted["attacks.shared.window (and the token in front of it)"] = study.attacks.shared.window + 1
+    for key, length in wanted.items():
+        if context and length > context:
+            raise ConfigurationError(
+                f"{key} is {length}, but the model's context is {context} tokens. Lower it, or take a model with a longer context."
+            )
+
+
+def _check_scopes(study: Study, family: str) -> None:
+    if family not in GATED | PLAIN:
+        return
+    kind = "gated" if family in GATED else "plain"
+    known = ["gated_updown", "gated_all"] if kind == "gated" else ["mlp_in", "mlp_both", "mlp_in_attn_out"]
+    for name, arm in study.arms.items():
+        scope = arm.constraint.scope
+        if scope not in ("none", *known):
+            raise ConfigurationError(
+                f'arms.{name}.constraint.scope is "{scope}", which matches nothing in this model '
+                f"({family}, {kind} feed-forward). It knows: {', '.join(known)}. See docs/constraints.md."
+            )
+
+
+def _check_data(study: Study) -> None:
+    data = study.data
+    if data.source == "local" and not Path(data.path).exists():
+        raise ConfigurationError(f'data.path is "{data.path}", which does not exist. Give a file or a folder of text.')
+    shares = vars(data.splits)
+    for name, share in shares.items():
+        if share == 0:
+            raise ConfigurationError(f"data.splits.{name} is 0, so that split would hold no documents. Give it a share above 0.")
+
+
+def _check_disk(study: Study) -> None:
+    folder = Path("results") / study.study
+    nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not os.access(nearest, os.W_OK):
+        raise ConfigurationError(f"{folder} cannot be written ({nearest} is read-only for you). Change its permissions, or work elsewhere.")
+    free = shutil.disk_usage(nearest).free
+    if free < SMALLEST_DISK:
+        raise ConfigurationError(
+            f"{folder} lies on a disk with {free / 2**20:.0f} MiB free; a study needs at least {SMALLEST_DISK / 2**20:.0f} MiB. Free some space."
+        )
+
+
+def check_study(study: Study, where: str) -> None:
+    """Refuse a study that cannot work, as far as that can be known without a job.
+
+    Args:
+        where: the configuration files, for the message.
+
+    Raises:
+        ConfigurationError: one paragraph.
+    """
+    try:
+        family, context = _model_facts(study)
+        _check_lengths(study, context)
+        _check_scopes(study, family)
+        _check_data(study)
+        _check_disk(study)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from None

@@ -1,0 +1,74 @@
+"""Which code a program runs, as a digest that comments and layout do not change.
+
+The digest of a cheap stage stands in its rule's ``params``: change what it
+computes and Snakemake reruns it. Training and all that comes before it have
+integer versions instead, because a digest would retrain for a renamed variable.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from pathlib import Path
+
+LIBRARY = Path(__file__).resolve().parent
+PROGRAMS = LIBRARY.parent
+
+
+def _module_file(name: str) -> Path | None:
+    """The source file of an isotone module, or None if ``name`` is not a module."""
+    path = LIBRARY.joinpath(*name.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _without_docstrings(tree: ast.Module) -> str:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+                node.body = body[1:]
+    return ast.dump(tree)
+
+
+@functools.cache
+def _read(path: Path) -> tuple[str, frozenset[Path]]:
+    """The code of one file without comments, and the isotone files that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    ours = {name for name in names if name.split(".")[0] == "isotone"}
+    packages = {name.rsplit(".", depth)[0] for name in ours for depth in range(name.count(".") + 1)}
+    files = {file for name in ours | packages if (file := _module_file(name))}
+    return _without_docstrings(tree), frozenset(files)
+
+
+@functools.cache
+def code_files(program: str) -> tuple[Path, ...]:
+    """Every file of Isotone that ``scripts/<program>.py`` can import, sorted."""
+    found: set[Path] = set()
+    queue = [PROGRAMS / f"{program}.py"]
+    while queue:
+        path = queue.pop()
+        if path not in found:
+            found.add(path)
+            queue.extend(_read(path)[1])
+    return tuple(sorted(found))
+
+
+@functools.cache
+def code_digest(program: str) -> str:
+    """SHA-256 (first 16 hex digits) of the code behind a program, comments and docstrings left out."""
+    digest = hashlib.sha256()
+    for path in code_files(program):
+        digest.update(path.relative_to(PROGRAMS).as_posix().encode() + b"\0" + _read(path)[0].encode())
+    return digest.hexdigest()[:16]
