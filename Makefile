@@ -16,8 +16,7 @@ $(READY): requirements.lock pyproject.toml
 	  || { echo "Isotone needs Python 3.11 to 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing). Say: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 78; }
 	@echo "Installing into $(VENV) (some minutes, once) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 

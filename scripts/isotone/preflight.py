@@ -71,8 +71,10 @@ def _check_data(study: Study) -> None:
 def _check_disk(study: Study) -> None:
     folder = Path("results") / study.study
     nearest = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not os.access(nearest, os.W_OK):
-        raise ConfigurationError(f"{folder} cannot be written ({nearest} is read-only for you). Change its permissions, or work elsewhere.")
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigurationError(
+            f"{folder} cannot be written: {nearest} is not a folder that you may write to. Change its permissions, or work elsewhere."
+        )
     free = shutil.disk_usage(nearest).free
     if free < SMALLEST_DISK:
         raise ConfigurationError(
