@@ -15,8 +15,9 @@ from pathlib import Path
 
 import yaml
 from filelock import FileLock, Timeout
-
 from isotone import errors
+from isotone.config.schema import merge
+from isotone.config.study import Study, read_study
 
 LOCK = Path(".snakemake/isotone-driver.lock")
 
@@ -24,7 +25,9 @@ LOCK = Path(".snakemake/isotone-driver.lock")
 def snakemake(*arguments: str, quiet: bool = False) -> int:
     """Run Snakemake with this Python; returns its exit code."""
     command = [sys.executable, "-m", "snakemake", *arguments]
-    return subprocess.run(command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.DEVNULL if quiet else None).returncode
+    return subprocess.run(
+        command, stdout=subprocess.DEVNULL if quiet else None, stderr=subprocess.DEVNULL if quiet else None
+    ).returncode
 
 
 def unlock(common: list[str]) -> None:
@@ -35,12 +38,24 @@ def unlock(common: list[str]) -> None:
         snakemake(*common, "--unlock", quiet=True)
 
 
+def study_of(configfiles: list[str]) -> Study:
+    """The study that these files describe together, as Snakemake merges them."""
+    merged: dict = {}
+    for name in configfiles:
+        try:
+            merged = merge(merged, yaml.safe_load(Path(name).read_text(encoding="utf-8")) or {})
+        except (OSError, yaml.YAMLError) as error:
+            raise errors.ConfigurationError(f"{name} cannot be read as YAML: {error}") from None
+    return read_study(merged, ", ".join(configfiles))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configfile", nargs="+", help="the study, and overlays on top of it")
     parser.add_argument("--profile", default="profiles/local")
     options, further = parser.parse_known_args()
     common = ["--profile", options.profile, "--configfile", *options.configfile]
+    folder = Path("results") / study_of(options.configfile).study
     LOCK.parent.mkdir(exist_ok=True)
     started = time.monotonic()
     try:
@@ -48,15 +63,19 @@ def main() -> int:
             unlock(common)
             code = snakemake(*common, "--quiet", "rules", "host", *further)
     except Timeout:
-        raise errors.ConfigurationError("Another run works in this folder. Wait for it, or stop it with Ctrl-C first.") from None
-    study = yaml.safe_load(Path(options.configfile[-1]).read_text(encoding="utf-8")).get("study")
-    folder = Path("results") / (study or yaml.safe_load(Path(options.configfile[0]).read_text(encoding="utf-8"))["study"])
+        raise errors.ConfigurationError(
+            "Another run works in this folder. Wait for it, or stop it with Ctrl-C first."
+        ) from None
     if code:
-        print(f"\nNot finished. Logs: {folder}/logs/. The same command goes on where this one stopped.", file=sys.stderr)
+        print(
+            f"\nNot finished. Logs: {folder}/logs/. The same command goes on where this one stopped.", file=sys.stderr
+        )
         return code
     print(f"\n{(folder / 'experiment_summary.txt').read_text(encoding='utf-8')}")
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
-    print(f"Report:  {folder}/report.html\nTables:  {folder}/tables/\nFigures: {folder}/figures/\nNumbers: {folder}/final_results.json")
+    print(
+        f"Report:  {folder}/report.html\nTables:  {folder}/tables/\nFigures: {folder}/figures/\nNumbers: {folder}/final_results.json"
+    )
     return 0
 
 

@@ -54,4 +54,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     found = config.stash.get(_FOUND, {})
     for package, percent in found.items():
         verdict = "ok" if percent >= FLOORS[package] else "MISSED"
-        terminalreporter.write_line(f"branch coverage {package or 'isotone'}: {percent:.1f} % (floor {FLOORS[package]} %) {verdict}")
+        terminalreporter.write_line(
+            f"branch coverage {package or 'isotone'}: {percent:.1f} % (floor {FLOORS[package]} %) {verdict}"
+        )

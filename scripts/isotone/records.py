@@ -150,10 +150,11 @@ def read_rows(path: Path, schema: str) -> list[Json]:
     """
     rows = []
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): model text may hold U+2028 and its kin, which JSON leaves as they are.
+        lines = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         raise InputOutputError(f"{path} is missing. Run the step that makes it again.") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if lines != [""] else [], 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:

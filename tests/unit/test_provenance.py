@@ -8,10 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from isotone.provenance import PROGRAMS, code_digest, code_files
 
-DIGESTED = ["null", "perplexity", "order_preservation", "attack_documents", "attack", "transfer", "aggregate", "figures", "report"]
+DIGESTED = [
+    "null",
+    "perplexity",
+    "order_preservation",
+    "attack_documents",
+    "attack",
+    "transfer",
+    "aggregate",
+    "figures",
+    "report",
+]
 
 
 @pytest.mark.parametrize("program", DIGESTED)

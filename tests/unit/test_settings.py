@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from isotone.config import document
 from isotone.config.schema import as_mapping, merge, parse, schema_of
 from isotone.config.study import Study, read_study
@@ -71,7 +70,9 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
 
 
 def test_settings_survive_their_own_json() -> None:
-    study = read_study(MINIMAL | {"arms": {"baseline": {}, "m": {"constraint": {"scope": "mlp_in", "start": "abs"}}}}, "x")
+    study = read_study(
+        MINIMAL | {"arms": {"baseline": {}, "m": {"constraint": {"scope": "mlp_in", "start": "abs"}}}}, "x"
+    )
     assert read_study(as_mapping(study), "again") == study
 
 

@@ -31,7 +31,11 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
     """Run a program of the checkout with this Python, and keep what it says."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
-        [sys.executable, *command], cwd=folder, text=True, capture_output=True, timeout=900,
+        [sys.executable, *command],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=900,
         env=inherited | {"SLURM_CONF": "/dev/null"} | environment,
     )
 
@@ -64,7 +68,9 @@ def copy_of_finished(finished: Path, tmp_path: Path) -> Callable[[], Path]:
 
     def copy() -> Path:
         target = tmp_path / "moved" / "elsewhere"
-        subprocess.run(["cp", "-a", f"{finished}/.", str(target)] if target.mkdir(parents=True) is None else [], check=True)
+        subprocess.run(
+            ["cp", "-a", f"{finished}/.", str(target)] if target.mkdir(parents=True) is None else [], check=True
+        )
         return target
 
     return copy

@@ -13,7 +13,10 @@ CASES = {
     "unknown key": ({"trainig": {}}, 'unknown key "trainig". Did you mean "training"?'),
     "wrong type": ({"training": {"epochs": "many"}}, "training.epochs is 'many'"),
     "unknown scope": ({"arms": {"mlp_both": {"constraint": {"scope": "mlp_al", "start": "abs"}}}}, "mlp_al"),
-    "scope of another family": ({"arms": {"mlp_both": {"constraint": {"scope": "gated_all", "start": "abs"}}}}, "matches nothing"),
+    "scope of another family": (
+        {"arms": {"mlp_both": {"constraint": {"scope": "gated_all", "start": "abs"}}}},
+        "matches nothing",
+    ),
     "unknown arm": ({"report": {"reference": "basline"}}, 'Did you mean "baseline"?'),
     "repeated seeds": ({"seeds": [1, 1]}, "repeats a seed"),
     "unknown attack": ({"attacks": {"run": ["hotflop"]}}, 'Did you mean "hotflip"?'),

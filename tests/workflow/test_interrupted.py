@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.workflow.conftest import copy_checkout, run
 
+
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL the driver and all its jobs, as a power cut would."""
     os.killpg(process.pid, signal.SIGKILL)
@@ -32,7 +33,14 @@ def test_kill_9_twice_and_one_epoch_per_run_change_nothing(root: Path, finished:
     environment = os.environ | {"SLURM_CONF": "/dev/null"}
     study = folder / "results/smoke"
     for reached in (study / "setup.json", study / "runs/baseline/seed-42/train.json"):
-        process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         wait_for(reached)
         kill_tree(process)
     kept = (study / "runs/baseline/seed-42/train.json").stat().st_mtime_ns

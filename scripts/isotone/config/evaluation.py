@@ -13,7 +13,9 @@ ATTACKS = ["hotflip", "uat", "query", "random", "gcg"]
 class Perplexity:
     """Clean quality under named protocols."""
 
-    protocols: list[str] = setting(["rolling", "strided", "llamacpp", "document"], "which protocols", minItems=1, uniqueItems=True)
+    protocols: list[str] = setting(
+        ["rolling", "strided", "llamacpp", "document"], "which protocols", minItems=1, uniqueItems=True
+    )
     length: int = setting(256, "window in tokens", minimum=8)
     stride: int = setting(128, "stride of protocol `strided`", minimum=1)
     documents: int = setting(0, "test documents scored; 0: all", minimum=0)
@@ -28,7 +30,15 @@ class AttackDocuments:
     search_documents: int = setting(32, "documents that universal triggers are searched on", minimum=1)
     window: int = setting(128, "text tokens of each document", minimum=16)
     vocabulary: str = setting("printable", "replacement tokens", enum=["printable", "ascii"])
-    threat_model: str = setting("tokens", "text: only flips that survive decoding and encoding", enum=["tokens", "text"])
+    threat_model: str = setting(
+        "tokens", "text: only flips that survive decoding and encoding", enum=["tokens", "text"]
+    )
+    doubling: int = setting(
+        8, "documents on which search effort is doubled, for the gate (first seed only); 0: none", minimum=0
+    )
+    crossed: int = setting(
+        8, "documents on which `transfer` proposes with one model and scores with another; 0: none", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,10 @@ class RandomAttack:
 class GreedyCoordinateGradient:
     """GCG for untargeted loss."""
 
-    flips: int = setting(5, "positions that may change per document", minimum=1)
+    form: str = setting(
+        "document", "document: flips in each text; universal: one trigger for all", enum=["document", "universal"]
+    )
+    flips: int = setting(5, "positions that may change per document, or trigger tokens", minimum=1)
     iterations: int = setting(20, "steps", minimum=1)
     candidates: int = setting(32, "candidates scored per step", minimum=1)
     top: int = setting(64, "proposals per position", minimum=1)
@@ -90,7 +103,9 @@ class Attacks:
     query: QueryAttack = section(QueryAttack, "no gradients")
     random: RandomAttack = section(RandomAttack, "the floor")
     gcg: GreedyCoordinateGradient = section(GreedyCoordinateGradient, "greedy coordinate gradient")
-    transfer: list[str] = setting([], "attacks whose flips or triggers are replayed on every other run", uniqueItems=True)
+    transfer: list[str] = setting(
+        [], "attacks whose flips or triggers are replayed on every other run", uniqueItems=True
+    )
 
 
 @dataclass(frozen=True)
@@ -111,3 +126,41 @@ class OrderPreservation:
     axes: int = setting(12, "semantic axes", minimum=1)
     probes: int = setting(16, "probe directions per layer", minimum=1)
     seed: int = setting(0, "splits and nulls")
+
+
+@dataclass(frozen=True)
+class PerplexityJob:
+    """`scripts/perplexity.py --settings`."""
+
+    perplexity: Perplexity = section(Perplexity, "protocols and windows")
+    document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
+    window: int = setting(128, "text tokens of protocol `document`: attacks.shared.window", minimum=16)
+
+
+@dataclass(frozen=True)
+class DocumentsJob:
+    """`scripts/attack_documents.py --settings`."""
+
+    shared: AttackDocuments = section(AttackDocuments, "documents, positions and vocabulary")
+    document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """`scripts/attack.py --settings` and `scripts/transfer.py --settings`; what an attack does not use stays at its default."""
+
+    shared: AttackDocuments = section(AttackDocuments, "documents, positions and vocabulary")
+    document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
+    hotflip: HotFlip = section(HotFlip, "also the budget that query and random match")
+    uat: UniversalTrigger = section(UniversalTrigger, "universal adversarial triggers")
+    query: QueryAttack = section(QueryAttack, "no gradients")
+    random: RandomAttack = section(RandomAttack, "the floor")
+    gcg: GreedyCoordinateGradient = section(GreedyCoordinateGradient, "greedy coordinate gradient")
+
+
+@dataclass(frozen=True)
+class OrderJob:
+    """`scripts/order_preservation.py --settings`."""
+
+    order_preservation: OrderPreservation = section(OrderPreservation, "corpus, probes and nulls")
+    document_start: str = setting("bos", "token in front of every sentence", enum=["bos", "eos", "none"])

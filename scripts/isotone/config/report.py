@@ -15,5 +15,14 @@ class Report:
     confidence: float = setting(0.95, "level of intervals", exclusiveMinimum=0, exclusiveMaximum=1)
     resamples: int = setting(10_000, "bootstrap resamples", minimum=100)
     seed: int = setting(0, "bootstrap and permutation draws")
-    thresholds: list[float] = setting([0.05, 0.1, 0.2, 0.5, 1.0, 2.0], "nats above which a document counts as broken", minItems=1)
+    smallest_effect: float = setting(
+        0.05,
+        "nats; a robustness gain below this does not matter: intervals inside it read as no effect",
+        exclusiveMinimum=0,
+    )
+    power: float = setting(0.8, "power for which sample sizes are planned", exclusiveMinimum=0, exclusiveMaximum=1)
+    thresholds: list[float] = setting(
+        [0.05, 0.1, 0.2, 0.5, 1.0, 2.0], "nats above which a document counts as broken", minItems=1
+    )
+    examples: int = setting(2, "attacked documents shown per arm and attack", minimum=0)
     title: str = setting("", "title of the report; empty: the study's name")

@@ -111,7 +111,9 @@ def _paragraph(error: jsonschema.ValidationError, where: str) -> str:
     if error.validator == "required":
         return f"{_key(error, where)}: {error.message}. Add the key."
     description = error.schema.get("description", "") if isinstance(error.schema, Mapping) else ""
-    return f"{_key(error, where)} is {error.instance!r}: {error.message}." + (f" ({description})" if description else "")
+    return f"{_key(error, where)} is {error.instance!r}: {error.message}." + (
+        f" ({description})" if description else ""
+    )
 
 
 def check(cls: type, value: Any, where: str) -> None:
@@ -123,6 +125,10 @@ def check(cls: type, value: Any, where: str) -> None:
     errors = list(jsonschema.Draft202012Validator(schema_of(cls)).iter_errors(value))
     if errors:
         raise ConfigurationError(_paragraph(jsonschema.exceptions.best_match(errors), where) + " See config/README.md.")
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is list
 
 
 def _build(hint: Any, value: Any) -> Any:
@@ -137,7 +143,8 @@ def _build(hint: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        return _build(next(arg for arg in args if arg is not type(None)), value)
+        lists = isinstance(value, list)
+        return _build(next(arg for arg in args if arg is not type(None) and lists == _is_list(arg)), value)
     return float(value) if hint is float else value
 
 

@@ -32,7 +32,9 @@ class Arm:
 
     constraint: Constraint = section(Constraint, "what is constrained, and how it starts")
     training: dict[str, Any] = setting({}, "training settings of this arm, on top of the study's")
-    seeds: str = setting("all", "once: the arm does not depend on the seed and exists for the first one only", enum=["all", "once"])
+    seeds: str = setting(
+        "all", "once: the arm does not depend on the seed and exists for the first one only", enum=["all", "once"]
+    )
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,28 @@ class Study:
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ConfigurationError(f"seeds is {self.seeds}, which repeats a seed. Each seed is one independent run; list it once.")
+            raise ConfigurationError(
+                f"seeds is {self.seeds}, which repeats a seed. Each seed is one independent run; list it once."
+            )
         for name in self.arms:
             if not re.match(ARM_NAME, name):
-                raise ConfigurationError(f'arms has the name "{name}". Use small letters, digits and _, starting with a letter.')
+                raise ConfigurationError(
+                    f'arms has the name "{name}". Use small letters, digits and _, starting with a letter.'
+                )
         if self.report.reference not in self.arms:
-            raise ConfigurationError(f'report.reference is "{self.report.reference}", which is not an arm.{suggestion(self.report.reference, self.arms)}')
-        for key, names in (("attacks.run", self.attacks.run), ("attacks.transfer", self.attacks.transfer), ("nulls.attacks", self.nulls.attacks)):
+            raise ConfigurationError(
+                f'report.reference is "{self.report.reference}", which is not an arm.{suggestion(self.report.reference, self.arms)}'
+            )
+        for key, names in (
+            ("attacks.run", self.attacks.run),
+            ("attacks.transfer", self.attacks.transfer),
+            ("nulls.attacks", self.nulls.attacks),
+        ):
             for attack in names:
                 if attack not in ATTACKS:
-                    raise ConfigurationError(f'{key} has "{attack}", which is not an attack.{suggestion(attack, ATTACKS)}')
+                    raise ConfigurationError(
+                        f'{key} has "{attack}", which is not an attack.{suggestion(attack, ATTACKS)}'
+                    )
         for name in self.arms:
             self.train_job(name, self.seeds[0])
 

@@ -23,9 +23,14 @@ class Distillation:
 class Faults:
     """What training does about numerical trouble."""
 
-    spike_factor: float = setting(10.0, "a step whose loss or gradient norm exceeds this multiple of the running median is skipped; 0: never", minimum=0)
+    spike_factor: float = setting(
+        10.0,
+        "a step whose loss or gradient norm exceeds this multiple of the running median is skipped; 0: never",
+        minimum=0,
+    )
     skips: int = setting(3, "skipped steps in a row before rolling back", minimum=1)
     roll_backs: int = setting(3, "roll-backs before the run ends with exit 70", minimum=0)
+    roll_back_every: int = setting(200, "steps between the checkpoints that a roll-back may return to", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Training:
     max_steps: int = setting(0, "upper bound on optimizer steps; 0: none", minimum=0)
     global_batch: int = setting(32, "sequences per optimizer step, on any number of processes", minimum=1)
     leaf: int = setting(8, "sequences per forward pass", minimum=1)
+    micro_batch: str = setting(
+        "leaf",
+        "auto: instead of `leaf`, the largest power of two that fits into memory; recorded, then kept",
+        enum=["leaf", "auto"],
+    )
     length: int = setting(256, "tokens per training block", minimum=8)
     threads: int = setting(1, "CPU threads of torch; the bits of a CPU run depend on it", minimum=1)
     learning_rate: float = setting(1e-3, "peak learning rate", exclusiveMinimum=0)
@@ -46,9 +56,21 @@ class Training:
     beta2: float = setting(0.999, "AdamW", minimum=0, exclusiveMaximum=1)
     epsilon: float = setting(1e-8, "AdamW", exclusiveMinimum=0)
     clip: float = setting(1.0, "largest gradient norm, per parameter group; 0: no clipping", minimum=0)
-    precision: str = setting("fp32", "arithmetic of the forward and backward pass; master weights are always fp32", enum=["fp32", "bf16", "fp16", "auto"])
-    pure_bf16: bool = setting(False, "parameters themselves in bf16, as the first study did; only to reproduce its mistake")
-    reduction: str = setting("exact", "exact: the same bits on 1, 2, 4 ... processes; fast: plain all-reduce", enum=["exact", "fast"])
+    precision: str = setting(
+        "fp32",
+        "arithmetic of the forward and backward pass; master weights are always fp32",
+        enum=["fp32", "bf16", "fp16", "auto"],
+    )
+    pure_bf16: bool = setting(
+        False, "parameters themselves in bf16, as the first study did; only to reproduce its mistake"
+    )
+    reduction: str = setting(
+        "exact", "exact: the same bits on 1, 2, 4 ... processes; fast: plain all-reduce", enum=["exact", "fast"]
+    )
+    compression: str = setting(
+        "none", "type in which gradients travel between processes (reduction fast)", enum=["none", "bf16"]
+    )
+    deterministic: bool = setting(True, "refuse kernels whose result depends on scheduling")
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass")
     compile: bool = setting(False, "torch.compile of each layer (not on CPU)")
     validation_blocks: int = setting(64, "validation blocks scored at each epoch end", minimum=1)
@@ -61,6 +83,11 @@ class Training:
             raise ConfigurationError(
                 f"training.global_batch is {self.global_batch}, which training.leaf = {self.leaf} does not divide. "
                 "Choose a leaf that divides the global batch."
+            )
+        if self.compression != "none" and self.reduction != "fast":
+            raise ConfigurationError(
+                f"training.compression is {self.compression}, which training.reduction = exact does not know. "
+                "Choose reduction: fast, or compression: none."
             )
         leaves = self.global_batch // self.leaf
         if self.reduction == "exact" and leaves & (leaves - 1):
@@ -92,3 +119,16 @@ class Operation:
     keep_state: bool = setting(False, "keep checkpoints after a run is done")
     tensorboard: bool = setting(True, "write TensorBoard events")
     watchdog: float = setting(10.0, "medians of a step's time after which a hang is declared; 0: never", minimum=0)
+    watchdog_floor: float = setting(
+        120.0, "seconds without a step that are never called a hang (the first step gets ten times as many)", minimum=0
+    )
+    grace: float = setting(30.0, "seconds between a signal and the kill that follows it", minimum=0)
+    lock_wait: float = setting(600.0, "seconds that a second start waits for the first", minimum=0)
+    lease: float = setting(
+        30.0, "seconds without a sign of life after which another trainer may take over", exclusiveMinimum=0
+    )
+    target_memory: float = setting(
+        0.8, "share of the memory that micro_batch: auto may fill", exclusiveMinimum=0, maximum=1
+    )
+    bucket_mib: int = setting(25, "MiB of gradients per message between processes (reduction fast)", minimum=1)
+    gpu_monitor: bool = setting(True, "write gpu.jsonl once a second where there is an NVIDIA GPU")
