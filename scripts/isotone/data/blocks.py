@@ -34,12 +34,14 @@ class TokenSplit:
         tokens: the whole stream, memory-mapped (uint16 or uint32).
         fingerprint: changes when a token, a document border or the tokenizer changes.
         info: the rest of data.json (``dtype``, ``tokens``, ``bos``, ``eos`` ...).
+        scored: 1 per token that is a target (chats of which only answers count); None: every token is.
     """
 
     folder: Path
     tokens: np.ndarray
     fingerprint: str
     info: dict[str, Any]
+    scored: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: Path) -> TokenSplit:
@@ -58,7 +60,10 @@ class TokenSplit:
                 "Delete the folder and run its step again."
             )
         tokens = np.memmap(path, dtype=dtype, mode="r") if size else np.empty(0, dtype)
-        return cls(folder, tokens, info["fingerprint"], info)
+        scored = None
+        if (folder / "scored.bin").exists():
+            scored = np.memmap(folder / "scored.bin", dtype=np.uint8, mode="r", shape=(info["tokens"],))
+        return cls(folder, tokens, info["fingerprint"], info, scored)
 
     @functools.cached_property
     def documents(self) -> pd.DataFrame:
@@ -90,7 +95,8 @@ class Blocks:
                 "Give the split more documents, or choose a smaller training.length."
             )
         bos = split.info.get("bos")
-        self._unscored = bos if bos is not None and bos != split.info.get("eos") else None
+        distinct = split.info.get("document_start") == "bos" and bos is not None and bos != split.info.get("eos")
+        self._bos = bos if distinct else None
 
     def __len__(self) -> int:
         """How many blocks there are; what is left of the last one is not used."""
@@ -108,6 +114,8 @@ class Blocks:
         rows = indices[:, None] * self.length + np.arange(self.length + 1)
         window = self.split.tokens[rows].astype(np.int64)
         inputs_BT, targets_BT = window[:, :-1].copy(), window[:, 1:].copy()
-        if self._unscored is not None:
-            targets_BT[targets_BT == self._unscored] = UNSCORED
+        if self._bos is not None:
+            targets_BT[targets_BT == self._bos] = UNSCORED
+        if self.split.scored is not None:
+            targets_BT[self.split.scored[rows[:, 1:]] == 0] = UNSCORED
         return inputs_BT, targets_BT

@@ -1,0 +1,317 @@
+"""From documents to memory-mapped tokens: parallel, resumable, in constant memory.
+
+On disk a split is ``tokens.bin`` (uint16 or uint32), ``documents.parquet`` (where
+each text stands), for partly scored chats ``scored.bin`` (uint8 per token), and
+last ``data.json``. Documents follow each other as ``[BOS if distinct] text EOS``.
+
+The work is cut along the row groups of the documents file. Each group becomes a
+part, written whole, in a folder beside the result whose name is a digest of
+everything that matters; a killed run finds its parts again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from isotone.config.data import Tokens
+from isotone.data.document import Troubles
+from isotone.data.splits import facts_of
+from isotone.errors import ConfigurationError
+from isotone.progress import Progress
+from isotone.records import digest_of, file_digest, read_json, whole_file, whole_folder, write_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+BATCH = 64  # texts per call of the tokenizer
+COLUMNS = ["document", "start", "length", "bytes", "words"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of work, as it travels to another process."""
+
+    documents: str
+    group: int
+    folder: str
+    tokenizer: str
+    bos: int | None  # only where it differs from EOS and documents start with it
+    eos: int
+    dtype: str
+    score: str
+
+    @property
+    def stem(self) -> Path:
+        """Path of its files without their suffix."""
+        return Path(self.folder) / f"part-{self.group:06d}"
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """The part of a saved tokenizer that splits text, read without transformers (which takes seconds to import).
+
+    `setup` has shown that it gives the ids that transformers gives.
+
+    Attributes:
+        backend: the tokenizer as JSON.
+        template: digest of the files that a chat template may stand in.
+    """
+
+    backend: str
+    vocabulary: int
+    bos: int | None
+    eos: int
+    template: str
+
+    @classmethod
+    def open(cls, folder: Path) -> Splitter:
+        """Read ``tokenizer.json`` and the names of the special tokens beside it.
+
+        Raises:
+            ConfigurationError: if there is no tokenizer.json or no end-of-text token.
+        """
+        from tokenizers import Tokenizer
+
+        if not (folder / "tokenizer.json").is_file():
+            raise ConfigurationError(
+                f"{folder} holds no tokenizer.json (a fast tokenizer). Load and save its tokenizer with transformers once."
+            )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        settings = read_json(folder / "tokenizer_config.json")
+        ids = {}
+        for name in ("bos_token", "eos_token"):
+            token = settings.get(name)
+            token = token.get("content") if isinstance(token, dict) else token
+            ids[name] = tokenizer.token_to_id(token) if token else None
+        if ids["eos_token"] is None:
+            raise ConfigurationError(f"{folder}: this tokenizer has no end-of-text token, which joins documents.")
+        files = [path for name in ("chat_template.jinja", "tokenizer_config.json") if (path := folder / name).is_file()]
+        return cls(
+            backend=tokenizer.to_str(),
+            vocabulary=tokenizer.get_vocab_size(with_added_tokens=True),
+            bos=ids["bos_token"],
+            eos=ids["eos_token"],
+            template=digest_of([file_digest(path) for path in files]),
+        )
+
+
+def text_encoder(source: Path) -> Tokenizer:
+    """A tokenizer that takes a text as text: no special tokens, whatever it spells, no truncation."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(source))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _encoded(
+    part: Part, rows: list[dict[str, Any]], troubles: Troubles
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
+    """Rows with their text ids and, for partly scored chats, their masks."""
+    if any(row["messages"] for row in rows):
+        from isotone.data.chat import encode_chat
+        from isotone.models import load_tokenizer
+
+        chat_tokenizer = load_tokenizer(Path(part.tokenizer))
+        for row in rows:
+            try:
+                encoded = encode_chat(chat_tokenizer, json.loads(row["messages"]), part.score)
+            except ValueError:
+                troubles.add("refused_by_template", row["document"])
+                continue
+            if encoded is None:
+                troubles.add("special_token_in_text", row["document"])
+                continue
+            ids, scored = encoded
+            yield row, np.asarray(ids, part.dtype), np.asarray(scored, np.uint8)
+        return
+    tokenizer = text_encoder(Path(part.folder) / "tokenizer.json")
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        for row, encoding in zip(
+            batch, tokenizer.encode_batch_fast([row["text"] for row in batch], add_special_tokens=False), strict=True
+        ):
+            yield row, np.asarray(encoding.ids, part.dtype), None
+
+
+def tokenise_part(part: Part) -> int:
+    """Tokenise one row group and write its files, the JSON last; returns its documents."""
+    with pq.ParquetFile(part.documents) as file:
+        rows = file.read_row_group(part.group).to_pylist()
+    troubles = Troubles()
+    position = 0
+    table: list[list[Any]] = []
+    masked = part.score == "assistant"
+    tokens, masks = [], []
+    eos = np.asarray([part.eos], part.dtype)
+    bos = np.asarray([part.bos], part.dtype) if part.bos is not None else eos[:0]
+    for row, ids, scored in _encoded(part, rows, troubles):
+        if not len(ids):
+            troubles.add("no_tokens", row["document"])
+            continue
+        tokens += [bos, ids, eos]
+        if masked:
+            scored = np.ones(len(ids), np.uint8) if scored is None else scored
+            masks += [np.zeros(len(bos), np.uint8), scored, np.zeros(1, np.uint8)]
+        table.append([row["document"], position + len(bos), len(ids), row["bytes"], len(row["text"].split())])
+        position += len(bos) + len(ids) + 1
+    with whole_file(part.stem.with_suffix(".bin"), "wb") as file:
+        for array in tokens:
+            file.write(array.tobytes())
+    if masked:
+        with whole_file(part.stem.with_suffix(".scored"), "wb") as file:
+            for array in masks:
+                file.write(array.tobytes())
+    with whole_file(part.stem.with_suffix(".parquet"), "wb") as file:
+        pd.DataFrame(table, columns=COLUMNS).to_parquet(file, index=False)
+    write_json(
+        part.stem.with_suffix(".json"),
+        {"documents": len(table), "tokens": position, "left_out": troubles.result()},
+    )
+    return len(rows)
+
+
+def _run(parts: list[Part], processes: int, total: int, done: int) -> None:
+    todo = [part for part in parts if not part.stem.with_suffix(".json").exists()]
+    with Progress("tokenise", total) as progress:
+        progress.done = done
+        if processes <= 1 or len(todo) <= 1:
+            for part in todo:
+                progress.add(tokenise_part(part))
+            return
+        workers = min(processes, len(todo))
+        # spawn, not fork: the tokenizer's threads do not survive a fork
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(tokenise_part, part) for part in todo]):
+                progress.add(future.result())
+
+
+def _copy(source: Path, sink: Any, hasher: Any) -> None:
+    with open(source, "rb") as file:
+        while chunk := file.read(1 << 22):
+            sink.write(chunk)
+            hasher.update(chunk)
+
+
+def _merge(parts: list[Part], out: Path, masked: bool) -> dict[str, Any]:
+    """Join the parts in order; returns totals, counts of bad input and the fingerprint."""
+    hasher = hashlib.sha256()
+    tables, position = [], 0
+    left_out: dict[str, dict[str, Any]] = {}
+    with open(out / "tokens.bin", "wb") as sink:
+        for part in parts:
+            _copy(part.stem.with_suffix(".bin"), sink, hasher)
+            facts = read_json(part.stem.with_suffix(".json"))
+            table = pd.read_parquet(part.stem.with_suffix(".parquet"))
+            tables.append(table.assign(start=table["start"] + position))
+            position += facts["tokens"]
+            for kind, entry in facts["left_out"].items():
+                known = left_out.setdefault(kind, {"count": 0, "first": entry["first"]})
+                known["count"] += entry["count"]
+    scored = 0
+    if masked:
+        with open(out / "scored.bin", "wb") as sink:
+            for part in parts:
+                _copy(part.stem.with_suffix(".scored"), sink, hasher)
+                scored += int(np.fromfile(part.stem.with_suffix(".scored"), np.uint8).sum())
+    documents = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    documents.to_parquet(out / "documents.parquet", index=False)
+    hasher.update(documents[["start", "length"]].to_numpy(np.int64).tobytes())
+    return {
+        "tokens": position,
+        "documents": len(documents),
+        "text_tokens": int(documents["length"].sum()),
+        "bytes": int(documents["bytes"].sum()),
+        "words": int(documents["words"].sum()),
+        "scored_tokens": scored if masked else position,
+        "left_out": left_out,
+        "fingerprint": hasher.hexdigest(),
+    }
+
+
+def tokenise(
+    documents: Path, tokenizer_folder: Path, out: Path, settings: Tokens, processes: int = 1
+) -> dict[str, Any]:
+    """Tokenise one documents file into the folder ``out``.
+
+    The result does not depend on ``processes`` nor on interruptions.
+
+    Returns:
+        What ``data.json`` says.
+
+    Raises:
+        ConfigurationError: if no document gives tokens.
+    """
+    splitter = Splitter.open(tokenizer_folder)
+    origin = facts_of(documents)
+    distinct = settings.document_start == "bos" and splitter.bos is not None and splitter.bos != splitter.eos
+    dtype = "uint16" if splitter.vocabulary <= 1 << 16 else "uint32"
+    identity = {
+        "documents": origin["fingerprint"],
+        "file": file_digest(documents),
+        "tokenizer": hashlib.sha256(splitter.backend.encode()).hexdigest(),
+        "template": splitter.template,
+        "bos": splitter.bos if distinct else None,
+        "eos": splitter.eos,
+        "score": settings.score,
+    }
+    work = out.with_name(f".{out.name}.parts-{digest_of(identity)[:16]}")
+    for stale in out.parent.glob(f".{out.name}.parts-*"):
+        if stale != work:
+            shutil.rmtree(stale, ignore_errors=True)
+    work.mkdir(parents=True, exist_ok=True)
+    with whole_file(work / "tokenizer.json") as file:
+        file.write(splitter.backend)
+    groups = pq.ParquetFile(documents).metadata
+    parts = [
+        Part(
+            documents=os.fspath(documents),
+            group=group,
+            folder=os.fspath(work),
+            tokenizer=os.fspath(tokenizer_folder),
+            bos=identity["bos"],
+            eos=splitter.eos,
+            dtype=dtype,
+            score=settings.score,
+        )
+        for group in range(groups.num_row_groups)
+    ]
+    finished = [part for part in parts if part.stem.with_suffix(".json").exists()]
+    _run(parts, processes, groups.num_rows, sum(groups.row_group(part.group).num_rows for part in finished))
+    masked = settings.score == "assistant"
+    with whole_folder(out) as folder:
+        info = _merge(parts, folder, masked) | {
+            "schema": "data/1",
+            "dtype": dtype,
+            "vocabulary": splitter.vocabulary,
+            "document_start": settings.document_start,
+            "score": settings.score,
+            "bos": splitter.bos,
+            "eos": splitter.eos,
+            "tokenizer": identity["tokenizer"],
+            "origin": origin,
+        }
+        # A split is another one when its tokens, its borders or its tokenizer are.
+        info["fingerprint"] = digest_of([info["fingerprint"], info["tokenizer"], dtype])
+        if not info["documents"]:
+            raise ConfigurationError(
+                f"{documents}: no document gives any token. Look at its left_out counts and data.column."
+            )
+        write_json(folder / "data.json", info)
+    shutil.rmtree(work, ignore_errors=True)
+    return info

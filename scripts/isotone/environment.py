@@ -1,0 +1,126 @@
+"""The process's surroundings: caches, determinism, threads, and a record of versions and devices.
+
+`prepare` must run before torch, transformers or datasets are imported, because
+they read these variables once, at import.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ["torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "scipy", "safetensors", "gguf"]
+
+
+def cache_folder() -> Path | None:
+    """Where downloads go unless the user says otherwise: under $SCRATCH, so that no home quota fills up."""
+    scratch = os.environ.get("SCRATCH", "")
+    return Path(scratch) / "huggingface" if scratch and Path(scratch).is_dir() else None
+
+
+def variables(*, offline: bool = True) -> dict[str, str]:
+    """The variables every program of a study should run with.
+
+    Args:
+        offline: whether hub access is cut off; only the fetching step needs it.
+    """
+    values = {
+        "PYTHONHASHSEED": "0",  # takes effect in processes that start after this one
+        "PYTHONUNBUFFERED": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
+        "TOKENIZERS_PARALLELISM": "false",  # the project parallelises over processes
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    if offline:
+        values |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    if folder := cache_folder():
+        values["HF_HOME"] = str(folder)
+    return values
+
+
+def prepare(*, offline: bool = True) -> None:
+    """Set what the user has not set already; call it before any heavy import."""
+    for name, value in variables(offline=offline).items():
+        os.environ.setdefault(name, value)
+
+
+def deterministic(seed: int, threads: int = 1) -> None:
+    """Seed Python, numpy and torch, fix the thread count and refuse non-deterministic kernels.
+
+    Args:
+        threads: CPU threads of torch; gradients differ between 1 and 2 threads.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def devices() -> dict[str, Any]:
+    """Processors and accelerators of this machine, for the record."""
+    import torch
+
+    gpus = []
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(index)
+            gpus.append({"name": gpu.name, "memory": gpu.total_memory, "capability": [gpu.major, gpu.minor]})
+    return {
+        "machine": platform.machine(),
+        "cpus": available_cpus(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": gpus,
+        "bf16": bool(gpus) and torch.cuda.is_bf16_supported(),
+    }
+
+
+def available_cpus() -> int:
+    """CPUs this process may use (an affinity mask or a job may allow fewer than the machine has)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes of main memory, the control group's limit included where there is one."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limits.append(int(Path(path).read_text()))
+        except (OSError, ValueError):
+            continue
+    return min(limits)
+
+
+def head_room(folder: Path) -> dict[str, int]:
+    """Free disk at ``folder`` and total main memory, in bytes."""
+    return {"disk_free": shutil.disk_usage(folder).free, "memory_total": total_memory()}
+
+
+def say(message: str) -> None:
+    """One line to stderr, where logs collect it."""
+    print(message, file=sys.stderr, flush=True)

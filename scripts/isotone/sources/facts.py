@@ -1,0 +1,126 @@
+"""What a study should know about its model before it spends hours on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isotone.errors import ConfigurationError
+from isotone.models import embedding_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FEED_FORWARD = ("mlp", "feed_forward", "ffn", "fc1", "fc2", "DenseReluDense", "block_sparse_moe")
+
+
+def parameter_counts(model: PreTrainedModel) -> dict[str, int]:
+    """Parameters in all, in feed-forward nets and in embeddings; a tied weight counts once."""
+    counts = {"total": 0, "feed_forward": 0, "embedding": 0}
+    embeddings = {
+        id(module.weight)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None
+    }
+    for name, weight in model.named_parameters():
+        counts["total"] += weight.numel()
+        if id(weight) in embeddings:
+            counts["embedding"] += weight.numel()
+        elif any(part in FEED_FORWARD for part in name.split(".")):
+            counts["feed_forward"] += weight.numel()
+    return counts
+
+
+def context_of(model: PreTrainedModel) -> int:
+    """Longest sequence in tokens; 0 where the configuration does not say."""
+    for key in ("max_position_embeddings", "n_positions"):
+        if value := getattr(model.config, key, None):
+            return int(value)
+    return 0
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
+    """Refuse a tokenizer with more tokens than the model has rows, and sequences beyond its context.
+
+    Raises:
+        ConfigurationError: one paragraph.
+    """
+    rows = embedding_of(model).num_embeddings
+    if len(tokenizer) > rows:
+        raise ConfigurationError(
+            f"model: its tokenizer has {len(tokenizer)} tokens, but its embedding only {rows} rows. They do not belong together."
+        )
+    context = context_of(model)
+    if context and length > context:
+        raise ConfigurationError(
+            f"training.length is {length}, but this model's context is {context} tokens. Set it to {context} or less."
+        )
+    if tokenizer.eos_token_id is None:
+        raise ConfigurationError("model: its tokenizer has no end-of-text token, which joins documents.")
+
+
+def model_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Sizes, counts and tokens, for the marker and the report."""
+    config = model.config
+    return {
+        "family": config.model_type,
+        "class": type(model).__name__,
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
+        "context": context_of(model),
+        "vocabulary": embedding_of(model).num_embeddings,
+        "attention": config._attn_implementation,
+        "parameters": parameter_counts(model),
+        "tokenizer": {
+            "class": type(tokenizer).__name__,
+            "tokens": len(tokenizer),
+            "bos": tokenizer.bos_token_id,
+            "eos": tokenizer.eos_token_id,
+            "chat_template": bool(tokenizer.chat_template),
+        },
+    }
+
+
+def forward_pass(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> dict[str, Any]:
+    """Loss of the first tokens of a text, in nats per token, beside that of a uniform guess.
+
+    Raises:
+        ConfigurationError: if it is not a finite number.
+    """
+    import torch
+
+    ids = tokenizer(text[: length * 16], add_special_tokens=False, verbose=False)["input_ids"][:length]
+    if len(ids) < 2:
+        raise ConfigurationError("data: the first training document gives fewer than two tokens; check data.column.")
+    ids_T = torch.tensor(ids, device=model.device)
+    with torch.no_grad():
+        logits_TV = model(input_ids=ids_T[None], use_cache=False).logits[0].float()
+    loss = float(torch.nn.functional.cross_entropy(logits_TV[:-1], ids_T[1:]))
+    if not math.isfinite(loss):
+        raise ConfigurationError(f"model: a forward pass over {len(ids)} tokens of text gives the loss {loss}.")
+    return {"tokens": len(ids), "nats_per_token": round(loss, 4), "uniform": round(math.log(logits_TV.shape[1]), 4)}
+
+
+def check_splitter(folder: Path, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+    """Insist that the saved tokenizer.json alone splits text as the loaded tokenizer does.
+
+    Tokenising reads that file without transformers; attacks and scoring go through
+    transformers. The two must never differ.
+
+    Raises:
+        ConfigurationError: with the first text on which they do.
+    """
+    from isotone.data.tokenisation import text_encoder
+
+    light = text_encoder(folder / "tokenizer.json")
+    for text in texts:
+        if (
+            light.encode(text, add_special_tokens=False).ids
+            != tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ):
+            raise ConfigurationError(
+                f"model: its tokenizer splits {text[:40]!r} differently once it is saved as tokenizer.json. "
+                "It has rules of its own that a saved tokenizer does not keep; choose another model."
+            )
