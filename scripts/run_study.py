@@ -61,7 +61,7 @@ def main() -> int:
     try:
         with FileLock(LOCK, timeout=0):
             unlock(common)
-            code = snakemake(*common, "--quiet", "rules", "host", *further)
+            code = snakemake(*further, "--quiet", "rules", "host", *common)  # options that take lists come last
     except Timeout:
         raise errors.ConfigurationError(
             "Another run works in this folder. Wait for it, or stop it with Ctrl-C first."
