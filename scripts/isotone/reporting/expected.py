@@ -1,0 +1,102 @@
+"""What must exist: derived from the configuration alone, never from what happens to be there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from isotone.config.study import Study
+from isotone.errors import ConfigurationError
+
+# The form of each attack that speaks for it in the primary comparison.
+PRIMARY_VARIANT = {"hotflip": "greedy", "uat": "trigger", "query": "greedy", "random": "best_of_n", "gcg": "gcg"}
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One evaluated model: an arm, or a null made for it (``mlp_in~tempered``), from one seed."""
+
+    name: str
+    seed: int
+
+    @property
+    def arm(self) -> str:
+        """The trained arm that it is, or was made for."""
+        return self.name.partition("~")[0]
+
+    @property
+    def kind(self) -> str:
+        """The kind of null; empty for a trained arm."""
+        return self.name.partition("~")[2]
+
+    @property
+    def folder(self) -> str:
+        """Relative to the study's folder."""
+        return f"runs/{self.name}/seed-{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """``mlp_in/seed-42``, as transfer rows spell it."""
+        return f"{self.name}/seed-{self.seed}"
+
+
+def all_runs(study: Study) -> list[Run]:
+    """Every arm and null with each of its seeds, in the order of the configuration."""
+    return [Run(name, seed) for name, seed in study.runs()]
+
+
+def trained_runs(study: Study) -> list[Run]:
+    """The runs that were trained: no nulls."""
+    return [run for run in all_runs(study) if not run.kind]
+
+
+def compared_arms(study: Study) -> list[str]:
+    """All arms but the reference."""
+    return [name for name in study.arms if name != study.report.reference]
+
+
+def primary_variant(study: Study, attack: str) -> str:
+    """The form of an attack that the primary comparison uses."""
+    only_one_shot = attack == "hotflip" and not study.attacks.hotflip.iterative
+    return "one_shot" if only_one_shot else PRIMARY_VARIANT[attack]
+
+
+def files_of(study: Study, run: Run) -> list[str]:
+    """Every file that aggregation reads of one run, relative to the study's folder."""
+    names = ["train.json", "history.csv", "certificate.json", "perplexity.jsonl", "perplexity.json"]
+    for attack in study.attacks_of(run.name):
+        names += [f"attacks/{attack}.jsonl", f"attacks/{attack}.json"]
+    if study.order_preservation.run:
+        names += ["order.jsonl", "order.json"]
+    return [f"{run.folder}/{name}" for name in names]
+
+
+def transfer_files(study: Study) -> list[str]:
+    """Rows of the transfer matrix: one file per attack and target run."""
+    targets = trained_runs(study)
+    return [
+        f"transfer/{attack}/{run.name}-seed-{run.seed}.jsonl" for attack in study.attacks.transfer for run in targets
+    ]
+
+
+def expected_files(study: Study) -> list[str]:
+    """Every file that the configuration promises, relative to the study's folder."""
+    return [name for run in all_runs(study) for name in files_of(study, run)] + transfer_files(study)
+
+
+def check_complete(study: Study, folder: Path) -> None:
+    """Insist that every promised file is there.
+
+    Raises:
+        ConfigurationError: names the first missing file, how many more, and the command that makes it.
+    """
+    missing = [name for name in expected_files(study) if not (folder / name).is_file()]
+    if not missing:
+        return
+    target = folder / missing[0]
+    more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    raise ConfigurationError(
+        f"{target} is missing{more}: the configuration promises it (arms {', '.join(study.arms)}; seeds {study.seeds}), "
+        "and nothing is averaged over what happens to be there. "
+        f"Make it with `snakemake --profile profiles/local {target}`, or take its arm, seed or attack out of the study."
+    )

@@ -1,0 +1,151 @@
+"""final_results.json: everything that was found, each number with unit, n, interval, method and rows."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from isotone.config.schema import as_mapping
+from isotone.config.study import Study
+from isotone.records import Json, digest_of, read_json, write_json
+from isotone.reporting.comparisons import primary, secondary
+from isotone.reporting.costs import costs
+from isotone.reporting.damage import damage
+from isotone.reporting.evidence import Evidence, load_evidence, optional_result
+from isotone.reporting.expected import all_runs, primary_variant
+from isotone.reporting.gates import gates
+from isotone.reporting.numbers import Sources, tidy
+from isotone.reporting.order import order
+from isotone.reporting.quality import quality
+from isotone.reporting.replays import transfer
+from isotone.reporting.summary import summary
+
+SCHEMA = "isotone/final_results/1"
+
+
+def published_schema() -> Json:
+    """The JSON Schema that final_results.json follows (part of the package)."""
+    file = importlib.resources.files("isotone.reporting").joinpath("final_results.schema.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def settings_of(study: Study) -> Json:
+    """The study's settings without what changes no result."""
+    plain = as_mapping(study)
+    plain.pop("operation", None)
+    return plain
+
+
+def _certificates(evidence: Evidence) -> Json:
+    return {run.key: evidence.certificates[run] for run in all_runs(evidence.study) if not run.kind}
+
+
+def _training(evidence: Evidence) -> Json:
+    return {run.key: evidence.markers[f"{run.folder}/train.json"]["result"] for run in all_runs(evidence.study)}
+
+
+def _triggers(evidence: Evidence) -> Json:
+    found = {}
+    for run in all_runs(evidence.study):
+        marker = evidence.markers.get(f"{run.folder}/attacks/uat.json")
+        if marker and run not in evidence.unavailable:
+            found[run.key] = {
+                key: marker["result"][key] for key in ("triggers", "search_curve") if key in marker["result"]
+            }
+    return found
+
+
+def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: None) -> Json:
+    """All results of one study, from its rows.
+
+    Args:
+        say: is told what is being worked on.
+
+    Returns:
+        the content of final_results.json.
+
+    Raises:
+        ConfigurationError, InputOutputError: see `load_evidence`.
+    """
+    say("reading rows")
+    evidence = load_evidence(study, folder)
+    sources = Sources(evidence)
+    replays, strongest = transfer(evidence, sources)
+    claims, behind = primary(evidence, sources)
+    compared = secondary(evidence, sources, say)
+    for entry in compared:
+        entry["primary_form"] = entry["variant"] == primary_variant(study, entry["attack"])
+    results: dict[str, Any] = {
+        "study": study.study,
+        "settings": settings_of(study),
+        "setup": optional_result(folder, "setup.json"),
+        "data": {
+            name: optional_result(folder, f"data/{name}/data.json")
+            for name in ("train", "validation", "test", "attack_search", "attack_test")
+        },
+        "quality": quality(evidence, sources, say),
+        "damage": damage(evidence, sources, say),
+        "primary": claims,
+        "null_comparisons": behind,
+        "comparisons": compared,
+        "gates": gates(evidence, sources, strongest, say),
+        "transfer": replays,
+        "order": order(evidence, sources),
+        "certificates": _certificates(evidence),
+        "training": _training(evidence),
+        "triggers": _triggers(evidence),
+        "unavailable": {run.key: reason for run, reason in evidence.unavailable.items()},
+    }
+    results["summary"] = summary(results)
+    results["files"], results["rows"] = sources.files, sources.groups
+    results = tidy(results)
+    return {"schema": SCHEMA, "digest": digest_of(results), "results": results, "costs": tidy(costs(evidence))}
+
+
+def validate(document: Json) -> None:
+    """Insist on the published schema and on the digest.
+
+    Raises:
+        ValueError: what does not fit; a fault of Isotone, not of its user.
+    """
+    errors = sorted(
+        jsonschema.Draft202012Validator(published_schema()).iter_errors(document), key=lambda error: error.path
+    )
+    if errors:
+        raise ValueError(
+            f"final_results.json: {'/'.join(map(str, errors[0].absolute_path))}: {errors[0].message[:300]}"
+        )
+    if document["digest"] != digest_of(document["results"]):
+        raise ValueError("final_results.json: the digest does not belong to the results")
+
+
+def write(path: Path, document: Json) -> None:
+    """Validate and write, atomically."""
+    validate(document)
+    write_json(path, document)
+
+
+def read(path: Path) -> Json:
+    """Read final_results.json back.
+
+    Raises:
+        InputOutputError: if it is missing, damaged or of another version.
+    """
+    from isotone.errors import InputOutputError
+
+    document = read_json(path)
+    if document.get("schema") != SCHEMA:
+        raise InputOutputError(f"{path} follows {document.get('schema')!r}, not {SCHEMA}. Run rule aggregate again.")
+    if document["digest"] != digest_of(document["results"]):
+        raise InputOutputError(
+            f"{path} was changed after it was written (its digest does not fit). Run rule aggregate again."
+        )
+    return document
+
+
+__all__ = ["SCHEMA", "build", "published_schema", "read", "settings_of", "validate", "write"]

@@ -1,0 +1,276 @@
+"""The tables of a study, all from final_results.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from isotone.records import Json, whole_folder
+from isotone.reporting.first_study import first_study
+from isotone.reporting.paper import write_paper
+from isotone.reporting.table import Cell, Column, Table, to_csv, to_latex
+
+Rows = list[dict[str, Cell]]
+
+
+def _quality(results: Json) -> Table:
+    rows: Rows = []
+    for name, protocols in results["quality"].items():
+        for protocol, entry in protocols.items():
+            rows.append(
+                {"arm": name, "protocol": protocol, **{key: entry[key] for key in ("nats_per_token", "token_perplexity", "bits_per_byte", "word_perplexity", "cost", "documents", "excluded")}}
+            )  # fmt: skip
+    columns = [
+        Column("arm", "arm"),
+        Column("protocol", "protocol"),
+        Column("nats_per_token", "nats/token"),
+        Column("token_perplexity", "token perplexity", 2),
+        Column("bits_per_byte", "bits/byte"),
+        Column("word_perplexity", "word perplexity", 1),
+        Column("cost", "rise against reference, nats/token"),
+        Column("documents", "documents"),
+        Column("excluded", "excluded"),
+    ]
+    note = "Ratio of sums over test documents, seeds averaged; an arm with ~ is a control of equal quality."
+    return Table("quality", "Clean quality", note, columns, rows)
+
+
+def _attacks(results: Json) -> Table:
+    rows: Rows = []
+    for name, attacks in results["damage"].items():
+        for attack, variants in attacks.items():
+            for variant, entry in variants.items():
+                ledger = entry["ledger"]
+                rows.append(
+                    {
+                        "arm": name,
+                        "attack": attack,
+                        "variant": variant,
+                        **{key: entry.get(key) for key in ("J", "self", "total", "top1_agreement", "reference_degradation", "reference_success")},
+                        "forward_tokens": ledger.get("forward_tokens"),
+                        "backward_tokens": ledger.get("backward_tokens"),
+                    }
+                )  # fmt: skip
+    columns = [
+        Column("arm", "arm"),
+        Column("attack", "attack"),
+        Column("variant", "form"),
+        Column("J", "J, nats/token"),
+        Column("self", "self"),
+        Column("total", "total"),
+        Column("top1_agreement", "same top token"),
+        Column("reference_degradation", "relative rise of total loss"),
+        Column("reference_success", "share above 15 %"),
+        Column("forward_tokens", "forward tokens"),
+        Column("backward_tokens", "backward tokens"),
+    ]
+    note = "J is the mean rise of the loss of unchanged tokens; the last two measures are the first study's definition, kept for comparison only."
+    return Table("attacks", "Damage by attack and arm", note, columns, rows)
+
+
+def _success(results: Json) -> Table:
+    thresholds = [f"{value:g}" for value in results["settings"]["report"]["thresholds"]]
+    rows: Rows = []
+    for name, attacks in results["damage"].items():
+        for attack, variants in attacks.items():
+            for variant, entry in variants.items():
+                rows.append(
+                    {"arm": name, "attack": attack, "variant": variant}
+                    | {key: entry["success"][key] for key in thresholds}
+                )
+    columns = [Column("arm", "arm"), Column("attack", "attack"), Column("variant", "form")]
+    columns += [Column(key, f"J > {key}", 2) for key in thresholds]
+    note = "Share of documents whose unchanged tokens lose more than a threshold in nats; first seed, Wilson interval."
+    return Table("success", "Documents broken, by threshold", note, columns, rows)
+
+
+def _primary(results: Json) -> Table:
+    rows: Rows = [
+        {
+            "arm": claim["arm"],
+            "attack": claim["attack"],
+            "against": claim["against"],
+            "excess": claim["excess"],
+            "p": claim["p"],
+            "p_adjusted": claim["p_adjusted"],
+            "d_paired": claim["d_paired"],
+            "seeds": claim["excess"]["seeds"],
+            "documents": claim["excess"]["documents"],
+            "seed_floor": claim["seed_floor"],
+            "verdict": claim["verdict"].replace("_", " "),
+        }
+        for claim in results["primary"]
+    ]
+    columns = [
+        Column("arm", "arm"),
+        Column("attack", "attack"),
+        Column("against", "nearest control"),
+        Column("excess", "excess robustness, nats/token"),
+        Column("p", "p", 4),
+        Column("p_adjusted", "p (Holm)", 4),
+        Column("d_paired", "d", 2),
+        Column("seeds", "seeds"),
+        Column("documents", "documents"),
+        Column("seed_floor", "sign-flip floor", 4),
+        Column("verdict", "verdict"),
+    ]
+    note = "Excess = J of the control minus J of the arm, smallest over the controls; positive: the arm is more robust than an equally good model."
+    return Table("primary", "Primary comparison: excess over controls of equal quality", note, columns, rows)
+
+
+def _comparisons(results: Json) -> Table:
+    middle = sorted(results["settings"]["report"]["thresholds"])[len(results["settings"]["report"]["thresholds"]) // 2]
+    rows: Rows = []
+    for entry in results["comparisons"] + results["null_comparisons"]:
+        cell = entry["success"][f"{middle:g}"]
+        rows.append(
+            {
+                "arm": entry["arm"],
+                "against": entry["against"],
+                "attack": entry["attack"],
+                "variant": entry["variant"],
+                "difference": entry["difference"],
+                "p": entry["tests"]["claim"]["p"],
+                "p_adjusted": entry.get("p_adjusted"),
+                "p_documents": entry["tests"]["sign_flip_documents"]["p"],
+                "d_paired": entry["d_paired"],
+                "d_pooled": entry["d_pooled"],
+                "mcnemar": cell["p"],
+                "discordant": f"{cell['table'][0][1]}:{cell['table'][1][0]}",
+            }
+        )
+    columns = [
+        Column("arm", "arm"),
+        Column("against", "against"),
+        Column("attack", "attack"),
+        Column("variant", "form"),
+        Column("difference", "J less than there, nats/token"),
+        Column("p", "p", 4),
+        Column("p_adjusted", "p (BH)", 4),
+        Column("p_documents", "p (documents, sign flip)", 4),
+        Column("d_paired", "d paired", 2),
+        Column("d_pooled", "d pooled", 2),
+        Column("mcnemar", f"McNemar p, J > {middle:g}", 4),
+        Column("discordant", "discordant"),
+    ]
+    note = "Paired by document and seed; positive: the arm loses less. The first p is for new seeds and new documents."
+    return Table("comparisons", "All comparisons", note, columns, rows)
+
+
+def _gates(results: Json) -> Table:
+    columns = [
+        Column("gate", "gate"),
+        Column("arm", "arm"),
+        Column("state", "state"),
+        Column("difference", "paired mean, nats/token"),
+        Column("violations", "documents against it", 2),
+        Column("why", "remark"),
+    ]
+    note = "Passed where the lower bound of the paired mean is at least 0."
+    return Table(
+        "gates", "Gates", note, columns, [{c.key: gate.get(c.key) for c in columns} for gate in results["gates"]]
+    )
+
+
+def _certificates(results: Json) -> Table:
+    keys = [
+        "layer",
+        "role",
+        "verdict",
+        "vacuous",
+        "input_space",
+        "smallest_weight",
+        "negatives",
+        "entries",
+        "falling_share",
+    ]
+    keys += ["falling_share_upper", "worst_violation", "monotone_units", "smallest_jacobian"]
+    labels = {"falling_share": "falling share", "falling_share_upper": "upper bound"}
+    rows: Rows = []
+    for run, certificate in results["certificates"].items():
+        for layer in certificate.get("layers", []):
+            row: dict[str, Any] = {key: layer.get(key) for key in keys}
+            row["role"] = layer.get("role", layer.get("sublayer"))
+            rows.append(
+                {
+                    "run": run,
+                    **{key: value if not isinstance(value, (dict, list)) else str(value) for key, value in row.items()},
+                }
+            )
+    columns = [Column("run", "run")] + [Column(key, labels.get(key, key.replace("_", " ")), 4) for key in keys]
+    note = "Computed on the exported weights. vacuous: the norm in front centres its output, so that non-negativity restricts nothing."
+    return Table("certificates", "Certificates by layer", note, columns, rows)
+
+
+def _training(results: Json) -> Table:
+    rows: Rows = []
+    for run, result in results["training"].items():
+        keep = ("steps", "epochs", "tokens", "start_loss", "final_loss", "bitwise", "moved_share")
+        rows.append(
+            {
+                "run": run,
+                **{key: result.get(key) for key in keep},
+                "weights": str(result.get("weights_sha256", ""))[:12],
+            }
+        )
+    columns = [
+        Column("run", "run"),
+        Column("steps", "steps"),
+        Column("epochs", "epochs", 2),
+        Column("tokens", "tokens"),
+    ]
+    columns += [
+        Column("start_loss", "validation loss at step 0"),
+        Column("final_loss", "at the end"),
+        Column("moved_share", "weights moved"),
+    ]
+    columns += [Column("bitwise", "repeats bit for bit"), Column("weights", "weights")]
+    return Table("training", "Recovery of every run", "Losses in nats per token.", columns, rows)
+
+
+def _transfer(results: Json) -> list[Table]:
+    tables = []
+    for attack, entry in results["transfer"].items():
+        targets = list(entry["matrix"])
+        rows: Rows = [{"source": source, **cells} for source, cells in entry["matrix"].items()]
+        columns = [Column("source", "made on")] + [Column(target, f"replayed on {target}") for target in targets]
+        note = "J in nats per token; the diagonal is another seed of the same arm where there is one."
+        tables.append(Table(f"transfer_{attack}", f"Transfer of {attack}", note, columns, rows))
+    return tables
+
+
+def _costs(document: Json) -> Table:
+    stages = sorted({stage for entry in document["costs"]["seconds"].values() for stage in entry})
+    rows: Rows = []
+    for run, entry in document["costs"]["seconds"].items():
+        rows.append({"run": run, **{stage: entry.get(stage) for stage in stages}, "sum": sum(entry.values())})
+    columns = [Column("run", "run")] + [Column(stage, stage, 1) for stage in stages] + [Column("sum", "sum", 1)]
+    return Table("costs", "Cost of every run", "Seconds as the programs measured them.", columns, rows)
+
+
+def all_tables(document: Json) -> list[Table]:
+    """Every table of a study, in the order of the report.
+
+    Args:
+        document: content of final_results.json.
+    """
+    results = document["results"]
+    tables = [_primary(results), _quality(results), _attacks(results), _success(results), _comparisons(results)]
+    tables += [
+        _gates(results),
+        _certificates(results),
+        _training(results),
+        *_transfer(results),
+        first_study(results),
+        _costs(document),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def write_tables(folder: Path, document: Json) -> None:
+    """Write every table as CSV and LaTeX into a new folder."""
+    with whole_folder(folder) as part:
+        for table in all_tables(document):
+            (part / f"{table.name}.csv").write_text(to_csv(table), encoding="utf-8")
+            (part / f"{table.name}.tex").write_text(to_latex(table), encoding="utf-8")
+        write_paper(part / "paper", document)
