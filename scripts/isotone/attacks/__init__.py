@@ -1,0 +1,1 @@
+"""Attacks on token ids: an objective that scores texts, proposals, and a search."""

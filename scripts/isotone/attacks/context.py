@@ -1,0 +1,30 @@
+"""What every attack is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isotone.attacks.objective import TextObjective
+from isotone.attacks.vocabulary import Tokenizer, Vocabulary
+from isotone.config.evaluation import AttackJob
+
+
+@dataclass(frozen=True)
+class Context:
+    """A target, its settings and what flips may write.
+
+    Attributes:
+        tokenizer: given in the threat model `text` only.
+        effort: 2 doubles the search (candidates, iterations) at the same number of flips.
+    """
+
+    objective: TextObjective
+    vocabulary: Vocabulary
+    job: AttackJob
+    tokenizer: Tokenizer | None = None
+    effort: int = 1
+
+    @property
+    def seed(self) -> int:
+        """Of all random streams."""
+        return self.job.shared.seed

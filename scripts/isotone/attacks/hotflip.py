@@ -1,0 +1,188 @@
+"""HotFlip: a gradient proposes, the true loss decides.
+
+`greedy` re-scores M proposals exactly at each of K steps and keeps the best (or the
+best w: a beam). `one_shot` is the first study's form: all K flips from one gradient,
+nothing re-scored, nothing chosen by the loss it causes.
+
+Source: Ebrahimi et al. 2018 (arXiv:1712.06751), who estimate the change in loss from
+one-hot derivatives; re-scoring each accepted flip exactly is ours.
+"""
+
+# Shape suffixes: B = states, T = text tokens, P = open positions, K = tokens kept, A = allowed tokens, D = width.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isotone.attacks.context import Context
+from isotone.attacks.documents import Document
+from isotone.attacks.objective import Ledger, TextObjective, check_numbers
+from isotone.attacks.proposals import Flip, best_flips, rank_flips
+from isotone.attacks.search import Plan, Position, State, Trace, search
+from isotone.attacks.vocabulary import Tokenizer, Vocabulary, survives
+
+DEEP = 4  # in the threat model `text`, so many times more proposals are looked at as are wanted
+
+
+@dataclass
+class Ranking:
+    """The embeddings of a model, ready to rank tokens by a gradient."""
+
+    objective: TextObjective
+    vocabulary: Vocabulary
+    embedding_VD: Tensor = field(init=False)
+    allowed_AD: Tensor = field(init=False)
+    index_V: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.embedding_VD = self.objective.scorer.embedding.weight.detach().float().cpu()
+        allowed = torch.from_numpy(self.vocabulary.allowed)
+        self.allowed_AD = self.embedding_VD[allowed]
+        self.index_V = torch.full((len(self.embedding_VD),), -1)
+        self.index_V[allowed] = torch.arange(len(allowed))
+
+    def best(
+        self, ids_T: np.ndarray, grad_TD: Tensor, rise_T: np.ndarray, places: np.ndarray, keep: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``(choice_PK, gain_PK)`` of `rank_flips` for one text."""
+        standing_P = torch.from_numpy(ids_T[places])
+        choice_PK, gain_PK = rank_flips(
+            grad_TD[torch.from_numpy(places)],
+            self.allowed_AD,
+            self.embedding_VD[standing_P],
+            self.index_V[standing_P],
+            torch.from_numpy(rise_T[places]).float(),
+            keep=keep,
+        )
+        return choice_PK.numpy(), gain_PK.numpy()
+
+
+@dataclass
+class GradientProposals:
+    """First-order proposals for every open position.
+
+    Attributes:
+        count: proposals per state (M).
+        objective: gives the gradient; another model's for crossed gradients.
+        tokenizer: given in the threat model `text`; flips that do not survive are rejected.
+        clean: unchanged losses under ``objective`` by document; None: those of the search itself.
+    """
+
+    objective: TextObjective
+    vocabulary: Vocabulary
+    count: int
+    tokenizer: Tokenizer | None = None
+    clean: dict[str, np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        self.ranking = Ranking(self.objective, self.vocabulary)
+
+    def tables(
+        self, asking: Sequence[Position], ledgers: dict[str, Ledger], keep: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """``keep`` best tokens of each open position: ``(choice_PK, gain_PK)`` per state."""
+        ids_BT = np.stack([position.state.ids for position in asking])
+        kept_BT = self.objective.counts(ids_BT != np.stack([position.document.ids for position in asking]))
+        nll_BT, grad_BTD = self.objective.slopes(ids_BT, kept_BT.astype(np.float64))
+        check_numbers(nll_BT, [position.document.name for position in asking])
+        result = []
+        for row, position in enumerate(asking):
+            ledger = ledgers[position.document.name]
+            ledger.forward_tokens += self.objective.tokens(ids_BT.shape[1])
+            ledger.backward_tokens += self.objective.tokens(ids_BT.shape[1])
+            clean = position.clean if self.clean is None else self.clean[position.document.name]
+            rise_T = np.where(kept_BT[row], nll_BT[row] - clean, 0.0)
+            result.append(self.ranking.best(ids_BT[row], grad_BTD[row], rise_T, position.open, keep))
+        return result
+
+    def __call__(self, asking: Sequence[Position], ledgers: dict[str, Ledger]) -> list[list[Flip]]:
+        """The best M flips of each state, by predicted rise of the objective."""
+        wanted = self.count if self.tokenizer is None else DEEP * self.count
+        found = [
+            best_flips(position.open, choice_PK, gain_PK, self.vocabulary.allowed, wanted)
+            for position, (choice_PK, gain_PK) in zip(asking, self.tables(asking, ledgers, wanted), strict=True)
+        ]
+        if self.tokenizer is None:
+            return found
+        return [
+            surviving(position.state.ids, flips, self.tokenizer)[: self.count]
+            for position, flips in zip(asking, found, strict=True)
+        ]
+
+
+def flipped(ids: np.ndarray, flips: Sequence[Flip]) -> np.ndarray:
+    """A copy of ``ids`` with all flips made."""
+    ids = ids.copy()
+    for flip in flips:
+        ids[flip.position] = flip.token
+    return ids
+
+
+def surviving(ids: np.ndarray, flips: Sequence[Flip], tokenizer: Tokenizer) -> list[Flip]:
+    """The flips after each of which the whole text still decodes and encodes to the same ids."""
+    return [flip for flip in flips if survives(tokenizer, flipped(ids, [flip]).tolist())]
+
+
+def greedy(
+    objective: TextObjective, documents: Sequence[Document], propose: GradientProposals, *, flips: int, beam: int = 1
+) -> list[Trace]:
+    """K steps of M exactly scored proposals; K (2 + M) forward passes a document without a beam."""
+    return search(objective, documents, propose, Plan(flips=flips, steps=flips, beam=beam))
+
+
+def one_shot(
+    objective: TextObjective,
+    documents: Sequence[Document],
+    ranking: Ranking,
+    *,
+    flips: int,
+    tokenizer: Tokenizer | None = None,
+) -> list[Trace]:
+    """The first study's form: the best token of each position, the K best positions, one gradient.
+
+    State k of a trace holds the first k flips; its losses are not known yet (`measure` scores them).
+    """
+    ids_BT = np.stack([document.ids for document in documents])
+    weights_BT = objective.counts(np.zeros(ids_BT.shape, bool)).astype(np.float64)
+    clean_BT, grad_BTD = objective.slopes(ids_BT, weights_BT)
+    check_numbers(clean_BT, [document.name for document in documents])
+    spent = Ledger(objective.tokens(ids_BT.shape[1]), objective.tokens(ids_BT.shape[1]))
+    traces = []
+    for document, clean, grad_TD in zip(documents, clean_BT, grad_BTD, strict=True):
+        choice_PK, gain_PK = ranking.best(document.ids, grad_TD, np.zeros(len(clean)), document.eligible, 1)
+        ranked = best_flips(document.eligible, choice_PK, gain_PK, ranking.vocabulary.allowed, len(document.eligible))
+        chosen: list[Flip] = []
+        for flip in ranked:
+            if len(chosen) == flips:
+                break
+            if tokenizer is None or surviving(flipped(document.ids, chosen), [flip], tokenizer):
+                chosen.append(flip)
+        states = []
+        for count in range(flips + 1):
+            part = chosen[:count]
+            predicted = [float(flip.gain or 0.0) / max(len(clean) - len(part), 1) for flip in part]
+            order = [flip.position for flip in part]
+            states.append(State(flipped(document.ids, part), order, clean, 0.0, predicted))
+        traces.append(Trace(document, clean, states, [spent] * (flips + 1), spent))
+    return traces
+
+
+def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
+    """Both forms, as the settings say."""
+    settings = context.job.hotflip
+    propose = GradientProposals(
+        context.objective, context.vocabulary, settings.candidates * context.effort, context.tokenizer
+    )
+    found = {}
+    if settings.one_shot and context.effort == 1:
+        found["one_shot"] = one_shot(
+            context.objective, documents, propose.ranking, flips=settings.flips, tokenizer=context.tokenizer
+        )
+    if settings.iterative:
+        found["greedy"] = greedy(context.objective, documents, propose, flips=settings.flips, beam=settings.beam)
+    return found

@@ -1,0 +1,66 @@
+"""The jobs of `scripts/attack.py`: read, attack, write."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from isotone import models
+from isotone.attacks.context import Context
+from isotone.attacks.documents import Manifest, read_manifest
+from isotone.attacks.objective import TextObjective
+from isotone.attacks.run import run, summary
+from isotone.config.evaluation import AttackJob
+from isotone.config.schema import as_mapping
+from isotone.errors import ConfigurationError
+from isotone.evaluation.journal import Journal
+from isotone.evaluation.scoring import Scorer
+from isotone.records import file_digest, folder_digest, write_marker, write_rows
+
+ROWS, COST = "attack/1", "attack_cost/1"
+
+
+def open_target(folder: Path, job: AttackJob, manifest: Manifest) -> Context:
+    """The model in ``folder`` as a target of the shared documents.
+
+    Raises:
+        ConfigurationError: if the model does not fit the documents.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = models.load_model(folder, device=device), models.load_tokenizer(folder)
+    scorer = Scorer(model, models.prefix_token(tokenizer, job.document_start))
+    rows = scorer.embedding.weight.shape[0]
+    if rows != len(manifest.vocabulary.pieces):
+        raise ConfigurationError(
+            f"{folder} has {rows} embedding rows, but the attack documents were made for {len(manifest.vocabulary.pieces)}. "
+            "Attack documents belong to one base model; make them again."
+        )
+    longest = max(len(document.ids) for document in manifest.test + manifest.search)
+    scorer.check_length(longest, "attacks.shared.window")
+    text = tokenizer if job.shared.threat_model == "text" else None
+    return Context(TextObjective(scorer), manifest.vocabulary, job, text)
+
+
+def attack(name: str, job: AttackJob, model: Path, documents: Path, rows: Path, cost: Path, marker: Path) -> None:
+    """Attack one model and write rows, seconds and, last, the marker."""
+    start = time.perf_counter()
+    manifest = read_manifest(documents)
+    inputs = {"model": folder_digest(model, "*.safetensors"), "documents": manifest.digest}
+    settings = {"attack": name, **as_mapping(job)}
+    journal = Journal(rows, {"settings": settings, "inputs": inputs})
+    context = open_target(model, job, manifest)
+    made, costs, extra = run(name, context, manifest, journal)
+    write_rows(rows, ROWS, made)
+    write_rows(cost, COST, costs)
+    write_marker(
+        marker,
+        f"attack_{name}",
+        settings=settings,
+        inputs=inputs,
+        outputs={"rows": file_digest(rows)},
+        result={**summary(made), **extra},
+        cost={"seconds": round(time.perf_counter() - start, 2)},
+    )
+    journal.close()

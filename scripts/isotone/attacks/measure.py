@@ -1,0 +1,134 @@
+"""From an attacked text to a row: J, self, total, distance, agreement, cost.
+
+Every state is scored afresh here, in full, so that a row never repeats what a
+search believed. ``self`` is the rise of the loss at the changed positions (the new
+token against the old); with n scored tokens of which k changed,
+``n total = (n - k) J + k self``.
+"""
+
+# Shape suffixes: K = states of a document (0..K flips), T = text tokens.
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from isotone.attacks.objective import TextObjective, check_numbers
+from isotone.attacks.search import Trace
+from isotone.records import Json
+
+EDGES = (1, 2, 3, 5, 9, 17, 33, 65, 129, 257)  # distance behind the nearest change, tokens: [1, 2), [2, 3), [3, 5) ...
+SUCCESS = 0.15  # the first study called a relative rise of the total loss above 15 % a success
+
+
+def parts_of(nll_T: np.ndarray, clean_T: np.ndarray, changed_T: np.ndarray, scored_T: np.ndarray) -> dict[str, float]:
+    """``J``, ``self`` and ``total``: mean rises in nats over unchanged, changed and all scored tokens; 0 over none."""
+    rise_T = nll_T - clean_T
+
+    def mean(mask_T: np.ndarray) -> float:
+        return float(rise_T[mask_T].mean()) if mask_T.any() else 0.0
+
+    return {"J": mean(scored_T & ~changed_T), "self": mean(scored_T & changed_T), "total": mean(scored_T)}
+
+
+def distance_profile(rise_T: np.ndarray, changed_T: np.ndarray, scored_T: np.ndarray) -> list[Json]:
+    """Mean rise of unchanged tokens by distance behind the nearest change in front of them."""
+    places = np.arange(len(rise_T))
+    last = np.maximum.accumulate(np.where(changed_T, places, -1))
+    distance = np.where((last >= 0) & ~changed_T & scored_T, places - last, 0)
+    bins = []
+    for low, high in itertools.pairwise(EDGES):
+        inside = (distance >= low) & (distance < high)
+        if inside.any():
+            bins.append({"lo": low, "hi": high - 1, "J": float(rise_T[inside].mean()), "tokens": int(inside.sum())})
+    return bins
+
+
+def rank_correlation(tried: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's correlation of predicted and exact gain; None without at least three differing pairs."""
+    if len(tried) < 3:
+        return None
+    predicted, exact = np.array(tried).T
+    if np.ptp(predicted) == 0 or np.ptp(exact) == 0:
+        return None
+    return float(stats.spearmanr(predicted, exact).statistic)
+
+
+def flip_list(old: np.ndarray, new: np.ndarray, order: Sequence[int], pieces: Sequence[str]) -> list[Json]:
+    """The changed tokens in the order in which they changed."""
+    return [
+        {
+            "position": int(place),
+            "old": int(old[place]),
+            "new": int(new[place]),
+            "old_text": pieces[old[place]],
+            "new_text": pieces[new[place]],
+        }
+        for place in order
+        if old[place] != new[place]
+    ]
+
+
+def rows(
+    objective: TextObjective, traces: Sequence[Trace], *, attack: str, variant: str, pieces: Sequence[str]
+) -> list[Json]:
+    """One row of schema ``attack/1`` per trace."""
+    flat = np.stack([state.ids for trace in traces for state in trace.best])
+    fresh = _unique_scores(objective, flat)
+    result, first = [], 0
+    for trace in traces:
+        nll_KT = fresh[first : first + len(trace.best)]
+        first += len(trace.best)
+        check_numbers(nll_KT, [trace.document.name] * len(nll_KT))
+        result.append(_row(objective, trace, nll_KT, attack, variant, pieces))
+    return result
+
+
+def _unique_scores(objective: TextObjective, ids_BT: np.ndarray) -> np.ndarray:
+    unique, back = np.unique(ids_BT, axis=0, return_inverse=True)
+    return objective.scores(unique)[back.reshape(-1)]
+
+
+def _row(
+    objective: TextObjective, trace: Trace, nll_KT: np.ndarray, attack: str, variant: str, pieces: Sequence[str]
+) -> dict[str, Any]:
+    document, final = trace.document, trace.best[-1]
+    clean_T, scored_T = nll_KT[0], objective.counts(np.zeros(len(document.ids), bool))
+    curve = []
+    for state, nll_T, spent in zip(trace.best, nll_KT, trace.spent, strict=True):
+        changed_T = state.ids != document.ids
+        measured = parts_of(nll_T, clean_T, changed_T, scored_T)
+        curve.append({"flips": len(curve), **measured, "forward_tokens": spent.forward_tokens})
+    changed_T = final.ids != document.ids
+    kl_T, same_T = objective.scorer.compare(torch.from_numpy(document.ids), torch.from_numpy(final.ids))
+    kept_T = scored_T & ~changed_T
+    clean = float(clean_T[scored_T].mean())
+    relative = curve[-1]["total"] / clean
+    return {
+        "attack": attack,
+        "variant": variant,
+        "document": document.name,
+        "tokens": int(scored_T.sum()),
+        "clean_nll": clean,
+        "J": curve[-1]["J"],
+        "self": curve[-1]["self"],
+        "total": curve[-1]["total"],
+        "self_nll": float(nll_KT[-1][changed_T & scored_T].mean()) if (changed_T & scored_T).any() else 0.0,
+        "top1_agreement": float(same_T.numpy()[kept_T].mean()),
+        "kl": float(kl_T.double().numpy()[kept_T].mean()),
+        "reference_degradation": relative,
+        "reference_success": bool(relative > SUCCESS),
+        "flips": flip_list(document.ids, final.ids, final.order, pieces),
+        "curve": curve,
+        "distance": distance_profile(nll_KT[-1] - clean_T, changed_T, scored_T),
+        "predicted": final.predicted,
+        "exact": final.exact,
+        "proposal_correlation": rank_correlation(trace.tried),
+        "ledger": trace.ledger.as_row(),
+        "context": [pieces[index] for index in document.ids],
+    }

@@ -1,0 +1,68 @@
+"""The jobs of `scripts/attack_documents.py`: choose documents and vocabulary once, for all models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isotone import models
+from isotone.attacks import documents as shared
+from isotone.attacks.vocabulary import Vocabulary, allowed_tokens, pieces_of
+from isotone.config.evaluation import DocumentsJob
+from isotone.config.schema import as_mapping
+from isotone.data.blocks import TokenSplit
+from isotone.errors import ConfigurationError
+from isotone.records import read_json, whole_folder
+
+
+def texts_of(split: TokenSplit) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and text ids of a split's documents, in its order."""
+    for index, name in enumerate(split.documents["document"]):
+        yield str(name), split.text_ids(index)
+
+
+def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_folder: Path, out: Path) -> None:
+    """Write the folder that every attack reads.
+
+    Raises:
+        ConfigurationError: if documents or tokens are too few, or the two parts share a text.
+    """
+    tokenizer = models.load_tokenizer(tokenizer_folder)
+    rows = embedding_rows(tokenizer_folder, len(tokenizer))
+    test_split, search_split = TokenSplit.open(test_folder), TokenSplit.open(search_folder)
+    test, passed_test = shared.select(texts_of(test_split), job.shared.documents, job.shared, tokenizer, "test")
+    search, passed_search = shared.select(
+        texts_of(search_split), job.shared.search_documents, job.shared, tokenizer, "search"
+    )
+    pieces = pieces_of(tokenizer, rows)
+    allowed = allowed_tokens(pieces, tokenizer.all_special_ids, job.shared.vocabulary)
+    vocabulary = Vocabulary(allowed, pieces, shared.unigram_counts(search, allowed))
+    about: dict[str, Any] = {
+        "stage": "attack_documents",
+        "settings": as_mapping(job),
+        "inputs": {"test": test_split.fingerprint, "search": search_split.fingerprint},
+        "result": {
+            "documents": len(test),
+            "search_documents": len(search),
+            "passed_over": {"test": passed_test, "search": passed_search},
+            "allowed_tokens": len(allowed),
+            "embedding_rows": rows,
+            "eligible_positions": int(sum(len(document.eligible) for document in test)),
+        },
+    }
+    with whole_folder(out) as part:
+        shared.write_manifest(part, test, search, vocabulary, about)
+
+
+def embedding_rows(folder: Path, tokens: int) -> int:
+    """Rows of the model's embedding, which may be padded beyond the tokenizer's tokens."""
+    config = read_json(folder / "config.json")
+    rows = int(config.get("vocab_size", tokens))
+    if rows < tokens:
+        raise ConfigurationError(
+            f"{folder}: the tokenizer has {tokens} tokens, but the model has {rows} embedding rows. They do not belong together."
+        )
+    return rows

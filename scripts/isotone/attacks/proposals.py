@@ -1,0 +1,92 @@
+"""Where flips come from: a gradient, chance, or the text's own word frequencies.
+
+A proposal only suggests. The search scores it exactly before it accepts it.
+"""
+
+# Shape suffixes: P = open positions, A = allowed tokens, D = width.
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 22  # entries of one block of the position x token table
+
+
+class Flip(NamedTuple):
+    """Write ``token`` at ``position``; ``gain`` is the predicted rise of the objective's sum, in nats, or None."""
+
+    position: int
+    token: int
+    gain: float | None = None
+
+
+def rank_flips(
+    grad_PD: Tensor, allowed_AD: Tensor, current_PD: Tensor, standing_P: Tensor, rise_P: Tensor, *, keep: int
+) -> tuple[Tensor, Tensor]:
+    """The ``keep`` best allowed tokens of each position, by predicted rise of the loss.
+
+    Swapping the token with embedding a for that with embedding b at position p changes a
+    loss, to first order, by ``(b - a) . dL/de_p``. ``rise_P`` is taken off: what the loss
+    gives up because position p itself no longer counts.
+
+    Args:
+        grad_PD: dL/de per position, L in nats summed over the tokens that count.
+        allowed_AD: embeddings of the allowed tokens.
+        current_PD: embeddings of the tokens that stand there.
+        standing_P: index of the standing token among the allowed ones, -1 if it is none; it is no choice.
+
+    Returns:
+        ``(choice_PK, gain_PK)``: indices into the allowed tokens, best first, and the
+        predicted rise in nats. The standing token comes last with gain -inf.
+
+    Source: Ebrahimi et al. 2018 (arXiv:1712.06751), eq. 10.
+    """
+    base_P = (grad_PD * current_PD).sum(-1) + rise_P
+    choices, gains = [], []
+    step = max(1, CHUNK // len(allowed_AD))
+    keep = min(keep, len(allowed_AD))
+    for first in range(0, len(grad_PD), step):
+        rows = slice(first, first + step)
+        gain_PA = grad_PD[rows] @ allowed_AD.T
+        here = (standing_P[rows] >= 0).nonzero().squeeze(-1)
+        gain_PA[here, standing_P[rows][here]] = -torch.inf
+        best = gain_PA.max(-1, keepdim=True) if keep == 1 else gain_PA.topk(keep, dim=-1)
+        gains.append(best.values - base_P[rows, None])
+        choices.append(best.indices)
+    return torch.cat(choices), torch.cat(gains)
+
+
+def best_flips(
+    positions: np.ndarray, choice_PK: np.ndarray, gain_PK: np.ndarray, allowed: np.ndarray, count: int
+) -> list[Flip]:
+    """The ``count`` best of ranked flips over all positions; equal gains keep the order of position and rank."""
+    order = np.argsort(-gain_PK, axis=None, kind="stable")[:count]
+    rows, columns = np.unravel_index(order, gain_PK.shape)
+    return [
+        Flip(int(positions[row]), int(allowed[choice_PK[row, column]]), float(gain_PK[row, column]))
+        for row, column in zip(rows, columns, strict=True)
+        if np.isfinite(gain_PK[row, column])
+    ]
+
+
+def random_flips(
+    generator: np.random.Generator,
+    ids: np.ndarray,
+    positions: np.ndarray,
+    allowed: np.ndarray,
+    count: int,
+    weights: np.ndarray | None = None,
+) -> list[Flip]:
+    """``count`` draws of (position, token), uniform or by ``weights`` over the allowed tokens; never the token that stands there."""
+    share = None if weights is None else weights / weights.sum()
+    flips: list[Flip] = []
+    while len(flips) < count:
+        position = int(generator.choice(positions))
+        token = int(generator.choice(allowed, p=share))
+        if token != ids[position]:
+            flips.append(Flip(position, token))
+    return flips

@@ -1,0 +1,120 @@
+"""The floor: flips that look at nothing, and the best of many such draws."""
+
+# Shape suffixes: N = draws, T = text tokens.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from isotone.attacks.context import Context
+from isotone.attacks.documents import Document
+from isotone.attacks.hotflip import flipped, surviving
+from isotone.attacks.objective import Ledger, TextObjective, check_numbers, damage
+from isotone.attacks.proposals import Flip, random_flips
+from isotone.attacks.search import State, Trace, begin
+from isotone.attacks.streams import stream
+from isotone.attacks.vocabulary import Tokenizer, Vocabulary
+
+VARIANTS = ("matched", "unigram", "best_of_n")
+TRIES = 50  # draws for one flip before the text is left as it is (threat model `text`)
+
+
+def draw(
+    document: Document,
+    vocabulary: Vocabulary,
+    *,
+    flips: int,
+    seed: int,
+    variant: str,
+    restart: int = 0,
+    tokenizer: Tokenizer | None = None,
+) -> list[Flip]:
+    """One random attack: ``flips`` distinct positions, one token each (fewer if too few are open or survive)."""
+    generator = stream(seed, f"random/{variant}", document.name, restart=restart)
+    weights = vocabulary.counts if variant == "unigram" and vocabulary.counts.any() else None
+    places = generator.permutation(document.eligible)
+    chosen: list[Flip] = []
+    for place in places:
+        if len(chosen) == flips:
+            break
+        for _ in range(TRIES if tokenizer else 1):
+            flip = random_flips(generator, document.ids, np.array([place]), vocabulary.allowed, 1, weights)[0]
+            if tokenizer is None or surviving(flipped(document.ids, chosen), [flip], tokenizer):
+                chosen.append(flip)
+                break
+    return chosen
+
+
+def _states(document: Document, clean: np.ndarray, chosen: Sequence[Flip], flips: int) -> list[State]:
+    states = []
+    for count in range(flips + 1):
+        part = chosen[:count]
+        states.append(State(flipped(document.ids, part), [flip.position for flip in part], clean, 0.0))
+    return states
+
+
+def fixed(
+    objective: TextObjective,
+    documents: Sequence[Document],
+    vocabulary: Vocabulary,
+    *,
+    flips: int,
+    seed: int,
+    variant: str,
+    tokenizer: Tokenizer | None = None,
+) -> list[Trace]:
+    """One draw a document; state k holds its first k flips (`measure` scores them)."""
+    traces = begin(objective, documents, flips)
+    for trace in traces:
+        chosen = draw(trace.document, vocabulary, flips=flips, seed=seed, variant=variant, tokenizer=tokenizer)
+        trace.best = _states(trace.document, trace.clean, chosen, flips)
+    return traces
+
+
+def best_of(
+    objective: TextObjective,
+    documents: Sequence[Document],
+    vocabulary: Vocabulary,
+    *,
+    flips: int,
+    draws: int,
+    seed: int,
+    tokenizer: Tokenizer | None = None,
+) -> list[Trace]:
+    """The draw with the highest J among ``draws``."""
+    traces = begin(objective, documents, flips)
+    for trace in traces:
+        document = trace.document
+        options = [
+            draw(
+                document, vocabulary, flips=flips, seed=seed, variant="best_of_n", restart=restart, tokenizer=tokenizer
+            )
+            for restart in range(draws)
+        ]
+        ids_NT = np.stack([flipped(document.ids, option) for option in options])
+        nll_NT = objective.scores(ids_NT)
+        check_numbers(nll_NT, [document.name] * draws)
+        damage_N = damage(nll_NT, trace.clean, objective.counts(ids_NT != document.ids))
+        winner = int(np.argmax(damage_N))
+        cost = draws * objective.tokens(len(document.ids))
+        trace.ledger = trace.ledger.plus(Ledger(forward_tokens=cost, candidates=draws))
+        trace.best = _states(document, trace.clean, options[winner], flips)
+        trace.spent = [trace.spent[0], *[trace.ledger] * flips]
+    return traces
+
+
+def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
+    """All three floors."""
+    settings, hotflip = context.job.random, context.job.hotflip
+    draws = settings.draws or hotflip.flips * (2 + hotflip.beam * hotflip.candidates)
+    common = {"flips": settings.flips, "seed": context.seed, "tokenizer": context.tokenizer}
+    found = {
+        variant: fixed(context.objective, documents, context.vocabulary, variant=variant, **common)
+        for variant in ("matched", "unigram")
+    }
+    found["best_of_n"] = best_of(
+        context.objective, documents, context.vocabulary, draws=draws * context.effort, **common
+    )
+    return found

@@ -1,0 +1,124 @@
+"""One attack on one model: from documents to rows, resumable document by document."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from isotone.attacks import gcg, hotflip, measure, query, random_flips, universal
+from isotone.attacks.context import Context
+from isotone.attacks.documents import Document, Manifest
+from isotone.attacks.search import Trace
+from isotone.attacks.trigger import by_length
+from isotone.evaluation.journal import Journal
+from isotone.progress import Progress
+from isotone.records import Json
+
+Attack = Callable[[Context, Sequence[Document]], dict[str, list[Trace]]]
+ATTACKS: dict[str, Attack] = {
+    "hotflip": hotflip.attack,
+    "query": query.attack,
+    "random": random_flips.attack,
+    "gcg": gcg.attack,
+}
+DOUBLED = {"hotflip": ["greedy"], "gcg": ["gcg"], "uat": ["trigger"]}  # white-box searches, for the gate
+CHUNK = 8  # documents that are attacked together, and lost together by a kill
+
+
+def is_universal(name: str, context: Context) -> bool:
+    """Whether the attack searches one trigger for all texts."""
+    return name == "uat" or (name == "gcg" and context.job.gcg.form == "universal")
+
+
+def chunks(documents: Sequence[Document]) -> list[list[Document]]:
+    """Documents of equal length, at most `CHUNK` together."""
+    return [
+        [documents[i] for i in group[first : first + CHUNK]]
+        for group in by_length(documents)
+        for first in range(0, len(group), CHUNK)
+    ]
+
+
+def run(name: str, context: Context, manifest: Manifest, journal: Journal) -> tuple[list[Json], list[Json], Json]:
+    """Attack every test document.
+
+    Returns:
+        ``(rows, costs, extra)``: rows of schema ``attack/1`` by variant and in the order of the
+        manifest, their seconds, and what else the marker tells.
+    """
+    efforts = [(context, manifest.test)]
+    gate = manifest.test[: context.job.shared.doubling]
+    if gate and name in DOUBLED:
+        efforts.append((replace(context, effort=2), gate))
+    if is_universal(name, context):
+        return _run_universal(name, efforts, manifest, journal)
+    rows: list[Json] = []
+    costs: list[Json] = []
+    with Progress(f"attack {name}", sum(len(documents) for _, documents in efforts)) as progress:
+        for effort, documents in efforts:
+            for chunk in chunks(documents):
+                _run_chunk(name, effort, chunk, journal)
+                progress.add(len(chunk))
+            found = [journal.done[_key(effort, document)] for document in documents]
+            for variant in found[0]["rows"]:
+                rows += [entry["rows"][variant] for entry in found]
+                costs += [entry["costs"][variant] for entry in found]
+    return rows, costs, {}
+
+
+def _key(context: Context, document: Document) -> str:
+    return f"effort {context.effort} document {document.name}"
+
+
+def _run_chunk(name: str, context: Context, chunk: Sequence[Document], journal: Journal) -> None:
+    todo = [document for document in chunk if _key(context, document) not in journal.done]
+    if not todo:
+        return
+    start = time.perf_counter()
+    traces = ATTACKS[name](context, todo)
+    seconds = (time.perf_counter() - start) / len(todo) / max(len(traces), 1)
+    found: list[dict[str, Any]] = [{"rows": {}, "costs": {}} for _ in todo]
+    for variant, members in traces.items():
+        label = variant if context.effort == 1 else f"{variant}~doubled"
+        made = measure.rows(context.objective, members, attack=name, variant=label, pieces=context.vocabulary.pieces)
+        for entry, document, row in zip(found, todo, made, strict=True):
+            entry["rows"][label] = row
+            entry["costs"][label] = {"variant": label, "document": document.name, "seconds": round(seconds, 4)}
+    journal.add([(_key(context, document), entry) for document, entry in zip(todo, found, strict=True)])
+
+
+def _run_universal(
+    name: str, efforts: Sequence[tuple[Context, list[Document]]], manifest: Manifest, journal: Journal
+) -> tuple[list[Json], list[Json], Json]:
+    rows: list[Json] = []
+    costs: list[Json] = []
+    extra: Json = {}
+    for context, documents in efforts:
+        start = time.perf_counter()
+        made, about = universal.attack(name, context, manifest.search, documents, journal)
+        seconds = round((time.perf_counter() - start) / len(documents), 4)
+        rows += made
+        costs += [{"variant": row["variant"], "document": row["document"], "seconds": seconds} for row in made]
+        extra = extra or about
+    return rows, costs, extra
+
+
+def summary(rows: Sequence[Json]) -> Json:
+    """Means per variant, for the marker."""
+    found: dict[str, list[Json]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return {
+        variant: {
+            "documents": len(members),
+            "J_mean": sum(row["J"] for row in members) / len(members),
+            "total_mean": sum(row["total"] for row in members) / len(members),
+            "clean_nll_mean": sum(row["clean_nll"] for row in members) / len(members),
+            "reference_success_share": sum(row["reference_success"] for row in members) / len(members),
+            "forward_tokens": sum(row["ledger"]["forward_tokens"] for row in members),
+            "backward_tokens": sum(row["ledger"]["backward_tokens"] for row in members),
+        }
+        for variant, members in found.items()
+    }

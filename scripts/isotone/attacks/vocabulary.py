@@ -1,0 +1,78 @@
+"""Which tokens an attack may write, and which flips survive as text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from isotone.errors import ConfigurationError
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer."""
+
+    all_special_ids: list[int]
+
+    def __len__(self) -> int: ...
+    def decode(self, token_ids: Any) -> str:
+        """Text of ids."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Ids of text."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Replacement tokens, the text of every token, and how often search texts use each.
+
+    Attributes:
+        allowed: ids that an attack may write, ascending.
+        pieces: text of each id; "" for embedding rows that are no token.
+        counts: occurrences in the search documents, one per allowed id.
+    """
+
+    allowed: np.ndarray
+    pieces: list[str]
+    counts: np.ndarray
+
+
+def pieces_of(tokenizer: Tokenizer, rows: int) -> list[str]:
+    """Text of each of ``rows`` embedding rows; rows behind the tokenizer's last token are padding: ""."""
+    known = min(rows, len(tokenizer))
+    return [tokenizer.decode([index]) for index in range(known)] + [""] * (rows - known)
+
+
+def allowed_tokens(pieces: list[str], special: list[int], kind: str) -> np.ndarray:
+    """Ids of real, printable tokens.
+
+    Args:
+        kind: ``printable``, or ``ascii`` for ASCII only.
+
+    Raises:
+        ConfigurationError: if fewer than two tokens remain.
+    """
+    closed = set(special)
+    keep = [
+        index
+        for index, piece in enumerate(pieces)
+        if piece
+        and index not in closed
+        and piece.isprintable()
+        and "�" not in piece
+        and (kind != "ascii" or piece.isascii())
+    ]
+    if len(keep) < 2:
+        raise ConfigurationError(
+            f'attacks.shared.vocabulary is "{kind}", which leaves {len(keep)} of {len(pieces)} tokens. '
+            "Choose printable, or another tokenizer."
+        )
+    return np.array(keep, np.int64)
+
+
+def survives(tokenizer: Tokenizer, ids: list[int]) -> bool:
+    """Whether ``ids`` come back from decoding and encoding: the threat model `text`."""
+    return list(tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False)) == list(ids)

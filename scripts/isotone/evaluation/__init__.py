@@ -1,0 +1,1 @@
+"""Clean quality, the scoring kernel, and the order of graded sentences."""

@@ -1,0 +1,31 @@
+"""Measure clean quality under named protocols; may be killed and started again, and goes on where it stood."""
+
+import argparse
+import json
+from pathlib import Path
+
+from isotone import errors
+from isotone.config.evaluation import PerplexityJob
+from isotone.config.schema import parse
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="JSON: {perplexity, document_start, window}")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--split", type=Path, required=True, help="tokenized test split")
+    parser.add_argument("--documents", type=Path, required=True, help="the split's texts, whose bytes are counted")
+    parser.add_argument("--rows", type=Path, required=True, help="result, JSON Lines, schema perplexity/1")
+    parser.add_argument("--cost", type=Path, required=True, help="seconds, JSON Lines")
+    parser.add_argument("--marker", type=Path, required=True, help="written last, JSON")
+    options = parser.parse_args()
+    job = parse(PerplexityJob, json.loads(options.settings), "--settings")
+
+    from isotone.evaluation.job import perplexity
+
+    perplexity(job, options.model, options.split, options.documents, options.rows, options.cost, options.marker)
+    return errors.DONE
+
+
+if __name__ == "__main__":
+    errors.run(main)
