@@ -1,0 +1,78 @@
+"""Titles and captions of all figures, in the order of the report; needs no plotting library."""
+
+from __future__ import annotations
+
+from isotone.records import Json
+
+
+def captions(document: Json) -> list[tuple[str, str, str]]:
+    """(name, title, caption) of every figure that a study can have."""
+    results = document["results"]
+    small = results["settings"]["report"]["smallest_effect"]
+    found = [
+        (
+            "excess",
+            "Excess robustness",
+            "J of the control of equal quality minus J of the arm, with the interval of the claim. Right of zero: more robust "
+            f"than an equally good model. Grey: differences below {small:g} nats per token, declared not to matter.",
+        ),
+        (
+            "quality_robustness",
+            "Quality against robustness",
+            "Clean loss against damage J. Lower is better on both axes. Hollow: controls of equal quality, made from the baseline.",
+        ),
+        (
+            "training",
+            "Recovery",
+            "Training loss per arm: mean over seeds, band from the lowest to the highest seed; hollow points: validation loss.",
+        ),
+        (
+            "damage_flips",
+            "Damage against changed tokens",
+            "J after each accepted change, seeds averaged; bands: intervals over documents. Faint: controls of equal quality.",
+        ),
+        (
+            "damage_compute",
+            "Damage against compute",
+            "The same against the forward tokens that the search had spent on a document.",
+        ),
+        (
+            "thresholds",
+            "Documents broken, by threshold",
+            "Share of documents whose J exceeds a threshold, for every threshold instead of one; mean over seeds.",
+        ),
+        (
+            "flips_needed",
+            "Changes withstood",
+            "Kaplan-Meier estimate of the share of documents that still stand after so many changes; first seed, with intervals.",
+        ),
+        (
+            "distance",
+            "Damage by distance",
+            "Mean rise of the loss of unchanged tokens by their distance behind the nearest change.",
+        ),
+    ]
+    for attack in results["transfer"]:
+        found.append(
+            (
+                f"transfer_{attack}",
+                f"Transfer of {attack}",
+                "J of changes found on one arm (row) and replayed on another (column).",
+            )
+        )
+    found.append(
+        (
+            "order",
+            "Order preservation by depth",
+            "Share of probe coordinates in which the stronger sentence lies above the weaker one. Dotted: order shuffled; "
+            "dashed: random directions.",
+        )
+    )
+    found.append(
+        (
+            "timeline",
+            "Time line of the runs",
+            "When each run trained (grey), saved, was stopped by a signal and went on.",
+        )
+    )
+    return found

@@ -1,0 +1,235 @@
+"""Figures on damage: excess, quality against robustness, budgets, thresholds, distance, transfer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from isotone.records import Json
+from isotone.reporting.figures.choice import main_form
+from isotone.reporting.figures.style import COLUMN, PAGE, canvas, grid_of, look
+
+
+def _error(number: Json) -> Any:
+    low, high = number["interval"] or [number["value"]] * 2
+    return [[max(0.0, number["value"] - low)], [max(0.0, high - number["value"])]]
+
+
+def excess(results: Json) -> Any:
+    """Excess robustness over the nulls, one line per claim."""
+    claims = results["primary"]
+    if not claims:
+        return None
+    arms = list(results["settings"]["arms"])
+    figure, axes = canvas(height=0.75 + 0.24 * len(claims))
+    small = results["settings"]["report"]["smallest_effect"]
+    axes.axvspan(-small, small, color="#eeeeee", zorder=0)
+    axes.axvline(0, color="#555555", linewidth=0.8)
+    for row, claim in enumerate(claims):
+        style = look(arms, claim["arm"])
+        axes.errorbar(
+            claim["excess"]["value"],
+            row,
+            xerr=_error(claim["excess"]),
+            fmt=style["marker"],
+            color=style["color"],
+            capsize=2,
+            linewidth=1,
+        )
+    axes.set_yticks(range(len(claims)), [f"{claim['arm']}, {claim['attack']}" for claim in claims])
+    axes.set_ylim(len(claims) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("excess robustness over equal quality, nats/token")
+    return figure
+
+
+def quality_against_robustness(results: Json) -> Any:
+    """Clean loss against damage; controls of equal quality are hollow."""
+    arms = list(results["settings"]["arms"])
+    protocol = results["settings"]["perplexity"]["protocols"][0]
+    attacks = list(results["settings"]["attacks"]["run"])
+    rows, columns = grid_of(len(attacks))
+    figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 2.0 * rows, squeeze=False)
+    for axes, attack in zip(grid.flat, attacks, strict=False):
+        for name, forms in results["damage"].items():
+            if attack not in forms:
+                continue
+            J, nats = (
+                forms[attack][main_form(forms[attack], attack)]["J"],
+                results["quality"][name][protocol]["nats_per_token"],
+            )
+            style, control = look(arms, name), "~" in name
+            axes.errorbar(
+                nats["value"], J["value"], yerr=_error(J), fmt=style["marker"], color=style["color"], capsize=2, linewidth=0.8,
+                markerfacecolor="white" if control else style["color"], label=name,
+            )  # fmt: skip
+        axes.set_title(f"{attack}, {main_form(next(iter(results['damage'].values()))[attack], attack)}")
+        axes.set_xlabel(f"clean loss, nats/token ({protocol})")
+        axes.set_ylabel("J, nats/token")
+    _legend(figure, grid)
+    return figure
+
+
+def _legend(figure: Any, grid: Any) -> None:
+    handles: dict[str, Any] = {}
+    for axes in np.asarray(grid).flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+        if not axes.has_data():
+            axes.set_visible(False)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
+
+
+def _curves(results: Json, horizontal: str, label: str) -> Any:
+    arms = list(results["settings"]["arms"])
+    attacks = [
+        name for name in results["settings"]["attacks"]["run"] if any(_curve(results, arm, name) for arm in arms)
+    ]
+    if not attacks:
+        return None
+    rows, columns = grid_of(len(attacks))
+    figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
+    for axes, attack in zip(grid.flat, attacks, strict=False):
+        for name in results["damage"]:
+            curve = _curve(results, name, attack)
+            if not curve:
+                continue
+            style = look(arms, name)
+            x = [point[horizontal] for point in curve]
+            y = [point["J"]["value"] for point in curve]
+            bounds = np.array([point["J"]["interval"] or [point["J"]["value"]] * 2 for point in curve])
+            control = "~" in name
+            axes.plot(
+                x,
+                y,
+                label=name,
+                markerfacecolor="white" if control else style["color"],
+                alpha=0.6 if control else 1.0,
+                **style,
+            )
+            if not control:
+                axes.fill_between(x, bounds[:, 0], bounds[:, 1], color=style["color"], alpha=0.10, linewidth=0)
+        axes.set_title(attack)
+        axes.set_xlabel(label)
+        axes.set_ylabel("J, nats/token")
+    _legend(figure, grid)
+    return figure
+
+
+def _curve(results: Json, name: str, attack: str) -> list[Json] | None:
+    forms = results["damage"].get(name, {}).get(attack)
+    return forms[main_form(forms, attack)]["curve"] if forms else None
+
+
+def damage_by_flips(results: Json) -> Any:
+    """J against the number of changed tokens."""
+    return _curves(results, "flips", "changed tokens")
+
+
+def damage_by_compute(results: Json) -> Any:
+    """J against the forward tokens that the search spent per document."""
+    return _curves(results, "forward_tokens", "forward tokens per document")
+
+
+def thresholds(results: Json) -> Any:
+    """Share of documents above each threshold."""
+    arms = list(results["settings"]["arms"])
+    attacks = list(results["settings"]["attacks"]["run"])
+    rows, columns = grid_of(len(attacks))
+    figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
+    for axes, attack in zip(grid.flat, attacks, strict=False):
+        for name in arms:
+            forms = results["damage"][name][attack]
+            shares = forms[main_form(forms, attack)]["success"]
+            points = sorted((float(key), np.mean(share["per_seed"])) for key, share in shares.items())
+            axes.plot(*zip(*points, strict=True), label=name, **look(arms, name))
+        axes.set_xscale("log")
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_title(attack)
+        axes.set_xlabel("threshold on J, nats/token")
+        axes.set_ylabel("share of documents above")
+    _legend(figure, grid)
+    return figure
+
+
+def flips_needed(results: Json) -> Any:
+    """Kaplan-Meier: share of documents that still stand after so many flips."""
+    arms = list(results["settings"]["arms"])
+    attacks = [
+        name
+        for name in results["settings"]["attacks"]["run"]
+        if all(_form(results, arm, name).get("flips_needed") for arm in arms)
+    ]
+    if not attacks:
+        return None
+    rows, columns = grid_of(len(attacks))
+    figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
+    for axes, attack in zip(grid.flat, attacks, strict=False):
+        for name in arms:
+            entry, style = _form(results, name, attack)["flips_needed"], look(arms, name)
+            axes.step(
+                entry["flips"],
+                entry["standing"],
+                where="post",
+                label=name,
+                color=style["color"],
+                linestyle=style["linestyle"],
+            )
+            axes.fill_between(
+                entry["flips"], entry["low"], entry["high"], step="post", color=style["color"], alpha=0.08, linewidth=0
+            )
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_title(f"{attack}, J > {entry['threshold']:g}")
+        axes.set_xlabel("changed tokens")
+        axes.set_ylabel("documents still standing")
+    _legend(figure, grid)
+    return figure
+
+
+def _form(results: Json, name: str, attack: str) -> Json:
+    forms = results["damage"][name][attack]
+    return forms[main_form(forms, attack)]
+
+
+def distance(results: Json) -> Any:
+    """J by distance behind the change."""
+    arms = list(results["settings"]["arms"])
+    attacks = [
+        name
+        for name in results["settings"]["attacks"]["run"]
+        if all(_form(results, arm, name)["distance"] for arm in arms)
+    ]
+    if not attacks:
+        return None
+    figure, axes = canvas(height=2.4)
+    for name in arms:
+        spans = _form(results, name, attacks[0])["distance"]
+        axes.plot([max(1, span["lo"]) for span in spans], [span["J"] for span in spans], label=name, **look(arms, name))
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel(f"tokens behind the change ({attacks[0]})")
+    axes.set_ylabel("J, nats/token")
+    axes.axhline(0, color="#555555", linewidth=0.6)
+    _legend(figure, axes)
+    return figure
+
+
+def transfer(results: Json, attack: str) -> Any:
+    """Heat map: made on (rows), replayed on (columns)."""
+    matrix = results["transfer"][attack]["matrix"]
+    names = list(matrix)
+    values = np.array([[matrix[source][target]["value"] for target in names] for source in names])
+    figure, axes = canvas(height=0.9 + 0.42 * len(names))
+    image = axes.imshow(values, cmap="cividis", aspect="auto")
+    middle = (values.min() + values.max()) / 2
+    for row in range(len(names)):
+        for column in range(len(names)):
+            shade = "white" if values[row, column] < middle else "black"
+            axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=shade, fontsize=7)
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(visible=False)
+    axes.set_xlabel("replayed on")
+    axes.set_ylabel("made on")
+    figure.colorbar(image, ax=axes, label="J, nats/token")
+    return figure
