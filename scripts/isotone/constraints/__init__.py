@@ -1,6 +1,9 @@
 """Constraints: which weights, how they start, how they stay non-negative, and what that proves."""
 
+from isotone.constraints.capture import calibration_ids
+from isotone.constraints.certificate import certify
 from isotone.constraints.maps import WeightMap, weight_maps
 from isotone.constraints.scopes import SCOPE_ROLES, scopes_of
+from isotone.constraints.starts import constrain
 
-__all__ = ["SCOPE_ROLES", "WeightMap", "scopes_of", "weight_maps"]
+__all__ = ["SCOPE_ROLES", "WeightMap", "calibration_ids", "certify", "constrain", "scopes_of", "weight_maps"]

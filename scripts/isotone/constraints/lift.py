@@ -1,0 +1,92 @@
+"""The gauge lift: non-negative weights that compute exactly what the signed ones did.
+
+A norm that centres removes multiples of the all-ones vector. Adding a constant to a
+row of a matrix that reads its output, or to a column of a matrix that writes into a
+residual stream which only such norms read, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from isotone.constraints.capture import capture
+from isotone.errors import ConfigurationError
+from isotone.models.families import Projection, Sublayer, family_of
+
+FLOOR = 1e-4  # lifted weights are at least this: softplus has no inverse at zero
+
+
+@torch.no_grad()
+def fold_gain(sublayer: Sublayer) -> None:
+    """Move the gain and bias of the norm in front into the projections that read it: ``W diag(g)``, ``b + W beta``.
+
+    The function stays; the norm is left with gain 1 and bias 0.
+
+    Raises:
+        ConfigurationError: if the norm has a bias and a projection has none to take it.
+    """
+    gain, shift = getattr(sublayer.norm, "weight", None), getattr(sublayer.norm, "bias", None)
+    for projection in sublayer.entrances:
+        if shift is not None and bool(shift.any()):
+            if projection.bias is None:
+                raise ConfigurationError(
+                    f"{projection.name} has no bias, so the bias of {sublayer.norm_name} cannot move into it. "
+                    "Choose constraint.start nnls or abs for this model."
+                )
+            projection.bias.add_(projection.weight_OI @ shift)
+        if gain is not None:
+            projection.weight_OI.mul_(gain)
+    if gain is not None:
+        gain.fill_(1.0)
+    if shift is not None:
+        shift.zero_()
+
+
+def require_centring(model: nn.Module, what: str) -> None:
+    """Raise ConfigurationError unless every reader of the residual stream centres it first."""
+    family = family_of(model)
+    if not family.centring(model):
+        raise ConfigurationError(
+            f"{what} needs norms that centre their output and stand in front of every sublayer; this {family.name} "
+            "model has none. Llama-like models get them from constraint.norm rotate_center; else choose "
+            "constraint.start nnls or nnls_block and the elementwise cone."
+        )
+
+
+@torch.no_grad()
+def lift_rows(projection: Projection) -> None:
+    """Add ``c_i = max(0, floor - min_j W_ij)`` to row i; invisible where inputs sum to zero."""
+    weight_OI = projection.weight_OI
+    weight_OI += (FLOOR - weight_OI.amin(1, keepdim=True)).clamp_min(0)
+
+
+@torch.no_grad()
+def lift_columns(projection: Projection, mean_input_I: Tensor | None = None) -> None:
+    """Add ``d_k = max(0, floor - min_i W_ik)`` to column k; invisible where readers centre.
+
+    Args:
+        mean_input_I: mean input; the bias then loses ``d . mean``, which keeps the residual stream's mean small.
+    """
+    weight_OI = projection.weight_OI
+    constant_I = (FLOOR - weight_OI.amin(0)).clamp_min(0)
+    weight_OI += constant_I
+    if mean_input_I is not None and projection.bias is not None:
+        projection.bias.sub_(constant_I @ mean_input_I.to(constant_I))
+
+
+def lift(model: nn.Module, projections: Sequence[Projection], ids_BT: Tensor | None) -> None:
+    """Lift projections whose norms' gains are folded already; ``ids_BT`` gives mean inputs."""
+    require_centring(model, "constraint.start lift")
+    writers = [projection for projection in projections if projection.role in ("ffn_out", "attention_out")]
+    means: dict[str, Tensor] = {}
+    if ids_BT is not None and writers:
+        seen = capture(model, ids_BT, [writer.name for writer in writers])
+        means = {name: rows.inputs_NI.double().mean(0) for name, rows in seen.items()}
+    for projection in projections:
+        if projection in writers:
+            lift_columns(projection, means.get(projection.name))
+        else:
+            lift_rows(projection)

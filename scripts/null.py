@@ -1,0 +1,111 @@
+"""Make a control: the reference model with the clean loss of a constrained arm. Same files as training leaves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from isotone import errors, records
+from isotone.config.constraint import Constraint
+from isotone.config.schema import as_mapping, parse, section, setting
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes a control."""
+
+    kind: str = setting("tempered", "which control", enum=["tempered", "noised", "early"])
+    constraint: Constraint = section(Constraint, "the constraint of the arm whose loss is matched")
+    tolerance: float = setting(1e-3, "nats per token", exclusiveMinimum=0)
+    seed: int = setting(0, "noise of kind noised")
+    length: int = setting(256, "tokens per validation block", minimum=8)
+    blocks: int = setting(64, "validation blocks on which losses are matched", minimum=1)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="JSON: kind, constraint, tolerance, seed, length, blocks")
+    parser.add_argument("--reference", type=Path, required=True, help="model folder of the unconstrained run")
+    parser.add_argument("--arm", type=Path, required=True, help="model folder of the constrained run")
+    parser.add_argument("--validation", type=Path, required=True, help="folder of the tokenised validation split")
+    parser.add_argument("--checkpoints", type=Path, help="folder of earlier checkpoints, one model folder each (early)")
+    parser.add_argument("--model", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--history", type=Path, required=True, help="history.csv to write (one row: nothing is trained)"
+    )
+    parser.add_argument("--certificate", type=Path, required=True, help="certificate.json to write")
+    parser.add_argument("--marker", type=Path, required=True, help="train.json to write, last")
+    return parser.parse_args()
+
+
+def checkpoints(folder: Path | None) -> list[Path]:
+    """Model folders inside ``folder``, by name; none if there is no such folder."""
+    return sorted(path.parent for path in folder.glob("*/config.json")) if folder else []
+
+
+def main() -> int | None:
+    options = arguments()
+    settings = parse(Settings, json.loads(options.settings), "--settings")
+
+    import torch
+    from isotone.constraints import calibration_ids, certify
+    from isotone.constraints.capture import calibration_blocks
+    from isotone.models import load_model, load_tokenizer, save_model
+    from isotone.nulls import make_null, mean_nll
+
+    torch.set_num_threads(1)  # sums depend on it, and the solved temperature on sums
+    blocks = calibration_blocks(options.validation, settings.blocks * settings.length, settings.length)
+    reference = load_model(options.reference)
+    null = make_null(
+        settings.kind,
+        reference,
+        mean_nll(load_model(options.arm), *blocks),
+        *blocks,
+        tolerance=settings.tolerance,
+        seed=settings.seed,
+        candidates=checkpoints(options.checkpoints),
+    )
+    save_model(null.model, load_tokenizer(options.reference), options.model)
+    exported = load_model(options.model)
+    report = null.report() | {"exported_nats_per_token": mean_nll(exported, *blocks)}
+    ids_BT = calibration_ids(options.validation, Constraint().calibration.tokens, settings.length)
+    certificate = certify(exported, Constraint(), ids_BT, stage="exported")
+    records.write_json(options.certificate, certificate)
+    with records.whole_file(options.history) as file:
+        file.write(
+            f"step,epoch,tokens,loss,validation_loss,learning_rate\n0,0,0,,{report['exported_nats_per_token']!r},0\n"
+        )
+    weights = records.folder_digest(options.model, "*.safetensors")
+    records.write_marker(
+        options.marker,
+        "null",
+        settings=as_mapping(settings),
+        inputs={
+            "reference": records.folder_digest(options.reference, "*.safetensors"),
+            "arm": records.folder_digest(options.arm, "*.safetensors"),
+            "validation": records.file_digest(options.validation / "data.json"),
+        },
+        outputs={"model": weights},
+        result={
+            "steps": 0,
+            "epochs": 0,
+            "tokens": 0,
+            "start_loss": null.reference_nll,
+            "final_loss": report["exported_nats_per_token"],
+            "best": {"step": 0, "loss": report["exported_nats_per_token"]},
+            "weights_sha256": weights,
+            "bitwise": True,
+            "certificate": certificate["verdict"],
+            "moved_share": None,
+            "null": report,
+        },
+    )
+    words = f"{null.setting}" if null.found else null.reason
+    print(f"{settings.kind}: {words}; target {null.target_nll:.4f}, reached {null.reached_nll:.4f} nats per token")
+    return None
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import models_zoo as zoo
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from isotone.config.constraint import Constraint
+from isotone.constraints import constrain, weight_maps
+from isotone.constraints.lift import FLOOR
+from isotone.constraints.scopes import constrained
+from isotone.errors import ConfigurationError
+from isotone.models import family_of
+
+
+def logits(model, ids):
+    with torch.no_grad():
+        return model(ids, decoder_input_ids=ids).logits if model.config.is_encoder_decoder else model(ids).logits
+
+
+def scope_of(family):
+    return "gated_all" if "gate" in str(family_of(zoo.tiny(family)).roles) else "mlp_both"
+
+
+def smallest(model, constraint):
+    return min(float(projection.weight_OI.min()) for projection in constrained(model, constraint))
+
+
+@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("start", ["abs", "relu"])
+def test_abs_and_relu_touch_the_scope_and_nothing_else(family, start):
+    before, constraint = zoo.tiny(family), Constraint(scope=scope_of(family), start=start)
+    after = constrain(zoo.tiny(family), constraint)
+    inside = set(weight_maps(after, constraint))
+    for name, parameter in before.named_parameters():
+        got = after.get_parameter(name)
+        if name not in inside:
+            assert torch.equal(got, parameter)
+        else:
+            expected = (parameter.abs() if start == "abs" else parameter).clamp_min(FLOOR)
+            torch.testing.assert_close(got, expected, rtol=3e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("gpt_neox", {"use_parallel_residual": True}),
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("gpt2", {}),
+        ("opt", {}),
+    ],
+)
+@pytest.mark.parametrize("scope", ["mlp_in", "mlp_both", "mlp_in_attn_out"])
+@given(seed=st.integers(0, 2**20))
+@settings(max_examples=3, deadline=None)
+def test_the_lift_changes_no_logit_on_layer_norm_models(family, more, scope, seed):
+    ids = zoo.random_ids(2, 12, seed=seed)
+    model = zoo.tiny(family, seed=seed, **more).double()
+    before = logits(model, ids)
+    constraint = Constraint(scope=scope, start="lift")
+    lifted = constrain(model, constraint, ids)
+    assert smallest(lifted, constraint) >= FLOOR * (1 - 1e-9)
+    assert (logits(lifted, ids) - before).abs().max() <= 1e-9
+    assert any((parameter < 0).any() for parameter in zoo.tiny(family, seed=seed, **more).parameters())
+
+
+def test_the_same_constants_on_an_rms_norm_model_do_change_logits():
+    from isotone.constraints.lift import lift_columns, lift_rows
+
+    model, ids = zoo.tiny("llama").double(), zoo.random_ids(2, 12)
+    before = logits(model, ids)
+    for projection in constrained(model, Constraint(scope="gated_all", start="lift")):
+        (lift_columns if projection.role == "ffn_out" else lift_rows)(projection)
+    assert (logits(model, ids) - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "t5"])
+def test_a_lift_without_centring_norms_is_refused(family):
+    with pytest.raises(ConfigurationError, match=r"norms that centre.*rotate_center"):
+        constrain(zoo.tiny(family), Constraint(scope=scope_of(family), start="lift"), zoo.random_ids(1, 8))
+    with pytest.raises(ConfigurationError, match="norms that centre"):
+        constrain(zoo.tiny(family), Constraint(scope=scope_of(family), start="abs", cone="strict"))
+
+
+def test_opt_with_norms_behind_its_sublayers_cannot_be_lifted():
+    with pytest.raises(ConfigurationError, match="in front of every sublayer"):
+        constrain(zoo.tiny("opt", do_layer_norm_before=False), Constraint(scope="mlp_both", start="lift"))
+
+
+def test_lifted_weights_do_not_survive_bf16():
+    model, ids = zoo.tiny("gpt_neox"), zoo.random_ids(2, 12)
+    before = logits(model, ids)
+    plain = (logits(zoo.tiny("gpt_neox").bfloat16().float(), ids) - before).abs().max()
+    constraint = Constraint(scope="mlp_both", start="lift")
+    lifted = constrain(model, constraint, ids)
+    assert (logits(lifted, ids) - before).abs().max() < 1e-3
+    assert (logits(lifted.bfloat16().float(), ids) - before).abs().max() > 1.5 * plain
+
+
+def test_the_lift_keeps_the_residual_stream_centred_through_the_bias():
+    ids = zoo.random_ids(2, 16)
+    kept, loose = (
+        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", start="lift"), text) for text in (ids, None)
+    )
+
+    def mean_size(model):
+        states = model.gpt_neox(ids, output_hidden_states=True).hidden_states[-2]
+        return states.mean(-1).abs().mean()
+
+    assert mean_size(kept) < 0.5 * mean_size(loose)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_without_feed_forward_nets_a_block_is_its_attention(family):
+    ids = zoo.random_ids(2, 8)
+    model = constrain(zoo.tiny(family), Constraint(start="no_ffn"))
+    for sublayer in family_of(model).sublayers(model):
+        assert not sublayer.exit.module(torch.randn(3, sublayer.exit.weight_OI.shape[1])).any()
+    assert not torch.allclose(logits(model, ids), logits(zoo.tiny(family), ids))
+
+
+def test_ablation_starts():
+    frozen = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="sign_frozen"))
+    ids = zoo.random_ids(2, 8)
+    torch.testing.assert_close(logits(frozen, ids), logits(zoo.tiny("gpt_neox"), ids), rtol=0, atol=1e-4)
+    free = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="free", start="abs"))
+    bound = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="project", start="abs"))
+    for name, parameter in free.named_parameters():
+        assert torch.equal(parameter, bound.get_parameter(name))
+
+
+def test_a_projected_start_keeps_exact_zeros_and_a_softplus_start_has_none():
+    project = constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_in", start="relu", map="project"))
+    softplus = constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_in", start="relu", map="softplus"))
+    assert smallest(project, Constraint(scope="mlp_in", start="relu")) == 0
+    assert smallest(softplus, Constraint(scope="mlp_in", start="relu")) > 0.99e-4
+
+
+@pytest.mark.parametrize("start", ["nnls", "nnls_block"])
+def test_starts_that_look_at_activations_ask_for_text(start):
+    with pytest.raises(ConfigurationError, match="needs calibration text"):
+        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", start=start))
+
+
+def test_a_start_is_deterministic():
+    ids = zoo.random_ids(2, 16)
+    one, two = (constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_both", start="lift"), ids) for _ in range(2))
+    assert all(torch.equal(parameter, two.get_parameter(name)) for name, parameter in one.named_parameters())
+
+
+@pytest.mark.parametrize("family", zoo.CENTRING)
+@pytest.mark.parametrize("start", ["abs", "relu"])
+def test_the_strict_cone_starts_inside_itself(family, start):
+    from isotone.constraints.coordinates import coordinates_of
+
+    constraint = Constraint(scope="mlp_both", start=start, cone="strict")
+    model = constrain(zoo.tiny(family), constraint)
+    for projection in constrained(model, constraint):
+        coordinates = coordinates_of(projection, "strict")
+        weight = projection.parameter.detach()
+        assert coordinates.read(weight).min() > 0
+        torch.testing.assert_close(coordinates.write(coordinates.read(weight)), weight, rtol=0, atol=1e-6)
+        assert (weight < 0).any()  # elementwise it is signed
+
+
+def test_a_lift_inside_the_strict_cone_is_refused():
+    with pytest.raises(ConfigurationError, match="strict cone forbids"):
+        constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_both", start="lift", cone="strict"))
