@@ -14,7 +14,7 @@ ROUNDS = 8
 _MASK = (1 << 64) - 1
 
 
-def _mix(value: int) -> int:
+def mix(value: int) -> int:
     """A 64-bit finaliser (splitmix64, Steele et al. 2014): every input bit reaches every output bit."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
@@ -36,8 +36,8 @@ class Permutation:
         """Derive the round keys; no memory grows with ``count``."""
         self.count = count
         self._half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)  # bits of each half
-        key = _mix(_mix(seed & _MASK) ^ epoch)
-        self._keys = [np.uint64(_mix(key ^ _mix(number))) for number in range(ROUNDS)]
+        key = mix(mix(seed & _MASK) ^ epoch)
+        self._keys = [np.uint64(mix(key ^ mix(number))) for number in range(ROUNDS)]
 
     def _network(self, values: np.ndarray) -> np.ndarray:
         half, mask = np.uint64(self._half), np.uint64((1 << self._half) - 1)

@@ -1,0 +1,143 @@
+"""One leaf forward and backward: precision, dropout seeds, memory errors."""
+
+# Shape suffixes: B = sequences of a leaf, T = tokens, D = width.
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isotone.config.training import Training
+from isotone.data.order import mix
+from isotone.errors import ConfigurationError
+from isotone.loss import Head, Teacher, summed_loss
+from isotone.models import family_of, head_of, hidden_states
+from isotone.records import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+GROW_AFTER = 2000  # good steps before the loss scale doubles
+FIRST_SCALE = 2.0**16
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory, on the device or off it, was not enough."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """The arithmetic of ``precision: auto`` on this device; anything else stays."""
+    if wanted != "auto":
+        return wanted
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+class LossScale:
+    """Keeps fp16 gradients within range; 1 for every other type."""
+
+    def __init__(self, active: bool) -> None:
+        """Start at 65536 if ``active``."""
+        self.active = active
+        self.value = FIRST_SCALE if active else 1.0
+        self.good = 0
+
+    def overflow(self) -> bool:
+        """A gradient was not finite: halve; False if that cannot be the reason."""
+        if not self.active or self.value <= 1.0:
+            return False
+        self.value /= 2
+        self.good = 0
+        return True
+
+    def state(self) -> Json:
+        """Plain data for the checkpoint."""
+        return {"value": self.value, "good": self.good}
+
+    def load(self, state: Json) -> None:
+        """Take over a checkpoint's state; an empty one is the beginning."""
+        self.value = float(state.get("value", FIRST_SCALE if self.active else 1.0))
+        self.good = int(state.get("good", 0))
+
+    def succeed(self) -> None:
+        """A step was good; grow after many."""
+        self.good += 1
+        if self.active and self.good >= GROW_AFTER:
+            self.value, self.good = self.value * 2, 0
+
+
+class Engine:
+    """The model as a function from a leaf to a loss, with gradients added to the parameters."""
+
+    def __init__(
+        self, model: PreTrainedModel, training: Training, device: torch.device, teacher: PreTrainedModel | None
+    ) -> None:
+        """Prepare the model for training on ``device``."""
+        self.model, self.training, self.device, self.teacher = model, training, device, teacher
+        self.precision = choose_precision(training.precision, device)
+        self.scale = LossScale(self.precision == "fp16")
+        self.scaled_tokens = 2.0 ** round(
+            torch.log2(torch.tensor(float(training.global_batch * training.length))).item()
+        )
+        self.model.config.use_cache = False
+        if training.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if training.compile and device.type == "cuda":
+            for layer in family_of(model).layers(model):
+                layer.compile()
+        if teacher is not None and _vocabulary(teacher) != _vocabulary(model):
+            raise ConfigurationError(
+                f"The teacher knows {_vocabulary(teacher)} tokens, the model {_vocabulary(model)}. Distillation needs "
+                "the same tokenizer; name another --teacher or set training.distillation.alpha: 0."
+            )
+
+    @property
+    def loss_scale(self) -> float:
+        """What gradients are multiplied with, besides the sum over tokens."""
+        return self.scale.value / self.scaled_tokens
+
+    def _hidden(self, model: PreTrainedModel, inputs_BT: Tensor) -> Tensor:
+        dtype = _DTYPES.get(self.precision)
+        context: Any = torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+        with context:
+            hidden_BTD = hidden_states(model, inputs_BT)
+        return hidden_BTD.flatten(0, 1).to(dtype or hidden_BTD.dtype)
+
+    def _loss(self, inputs_BT: Tensor, targets_BT: Tensor, teacher: PreTrainedModel | None) -> Tensor:
+        guide = None
+        if teacher is not None:
+            with torch.no_grad():
+                settings = self.training.distillation
+                guide = Teacher(
+                    self._hidden(teacher, inputs_BT), Head(*head_of(teacher)), settings.alpha, settings.temperature
+                )
+        return summed_loss(
+            self._hidden(self.model, inputs_BT), Head(*head_of(self.model)), targets_BT.flatten(), teacher=guide
+        )
+
+    def train(self, inputs_BT: Tensor, targets_BT: Tensor, *, seed: int, step: int, leaf: int) -> Tensor:
+        """Add one leaf's gradient, times `loss_scale`; returns its summed loss (a scalar on the device)."""
+        self.model.train()
+        torch.manual_seed(mix(mix(seed) ^ mix(step) ^ leaf) >> 1)  # dropout depends on the position, not on the past
+        loss = self._loss(inputs_BT, targets_BT, self.teacher)
+        (loss * self.loss_scale).backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Summed negative log-likelihood of a batch."""
+        self.model.eval()
+        return self._loss(inputs_BT, targets_BT, None)
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return int(head_of(model)[0].shape[0])

@@ -1,0 +1,94 @@
+"""`micro_batch: auto`: the largest leaf that fits, found by trying before step 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from isotone import environment
+from isotone.config.training import Operation, Training
+from isotone.data.blocks import Blocks
+from isotone.training.engine import Engine, is_out_of_memory
+from isotone.training.telemetry import Events, resident_memory
+from isotone.training.world import World
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes at the peak since `_reset_peak`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resident_memory()
+
+
+def memory_limit(device: torch.device) -> int:
+    """Bytes that this process could use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return environment.total_memory()
+
+
+def candidates(training: Training, size: int) -> list[int]:
+    """Powers of two that divide the global batch and leave each of ``size`` processes a leaf."""
+    found, leaf = [], 1
+    while training.global_batch % leaf == 0 and training.global_batch // leaf >= size:
+        found.append(leaf)
+        leaf *= 2
+    return found
+
+
+def choose(
+    training: Training,
+    operation: Operation,
+    world: World,
+    engine: Engine,
+    blocks: Blocks,
+    flat: torch.Tensor,
+    events: Events,
+) -> int:
+    """The leaf of a run that starts: the setting, or the largest that stays under the target.
+
+    Peak memory grows in proportion to the leaf, so a leaf is tried only while twice the
+    last growth would still fit.
+    """
+    if training.micro_batch != "auto":
+        return training.leaf
+    limit = int(
+        operation.target_memory * memory_limit(world.device) / (1 if world.device.type == "cuda" else world.size)
+    )
+    chosen, before = 1, 0
+    for leaf in candidates(training, world.size):
+        peak = _try(engine, blocks, leaf, world.device)
+        flat.zero_()
+        fits = peak is not None and peak <= limit
+        if world.any(not fits)[0]:
+            break
+        chosen = leaf
+        growth, before = (peak or 0) - before, peak or 0
+        if world.any(before + 2 * growth > limit and leaf > 1)[0]:
+            break
+    events("micro_batch", leaf=chosen, limit=limit, peak=before)
+    return chosen
+
+
+def _try(engine: Engine, blocks: Blocks, leaf: int, device: torch.device) -> int | None:
+    """Peak memory of one leaf; None if it does not fit at all."""
+    window = torch.zeros(leaf, blocks.length, dtype=torch.int64, device=device)
+    _reset_peak(device)
+    try:
+        engine.train(window, window, seed=0, step=0, leaf=0)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return _peak(device)

@@ -1,0 +1,113 @@
+"""safetensors files, written and read while they are hashed.
+
+The format is simple enough to write directly: eight bytes with the header's size,
+a JSON header, the bytes of all tensors. Doing so hashes the bytes on their way, and
+needs no second copy of a model in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from isotone.errors import InputOutputError
+from isotone.records import Json
+
+CHUNK = 8 << 20
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_TYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.contiguous().view(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def _header(tensors: Mapping[str, Tensor]) -> bytes:
+    entries, offset = {}, 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Json:
+    """Write CPU tensors and wait until the disk has them.
+
+    Returns:
+        ``{"size": bytes, "sha256": hex}`` for the manifest.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open(path, "wb", buffering=1 << 20) as file:
+        for piece in (memoryview(_header(tensors)), *(_bytes_of(tensor) for tensor in tensors.values())):
+            for start in range(0, len(piece), CHUNK):
+                chunk = piece[start : start + CHUNK]
+                file.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}
+
+
+def read_tensors(path: Path, expected: Json) -> dict[str, Tensor]:
+    """Read a file that `write_tensors` made, and insist on its size and digest.
+
+    Raises:
+        InputOutputError: if it is not what the manifest says.
+    """
+    size = os.stat(path).st_size
+    if size != expected["size"]:
+        raise InputOutputError(f"{path} has {size} bytes instead of {expected['size']}")
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        start = file.read(8)
+        text = file.read(int.from_bytes(start, "little")) if size >= 8 else b""
+        digest.update(start + text)
+        data = torch.empty(max(0, size - len(start) - len(text)), dtype=torch.uint8)
+        view, position = data.numpy().data, 0
+        while position < len(view):
+            count = file.readinto(view[position : position + CHUNK])
+            if not count:
+                break
+            digest.update(view[position : position + count])
+            position += count
+    if digest.hexdigest() != expected["sha256"]:
+        raise InputOutputError(f"{path} does not have the SHA-256 that its manifest says")
+    found = {}
+    for name, entry in json.loads(text).items():
+        low, high = entry["data_offsets"]
+        found[name] = data[low:high].view(_TYPES[entry["dtype"]]).view(entry["shape"])
+    return found
+
+
+def drop_from_memory(path: Path) -> None:
+    """Ask the system to forget a file's cached pages, so that reading it back reads the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)

@@ -1,0 +1,174 @@
+"""One or many processes: what they agree on, and how gradients are summed.
+
+The sum over leaves is a fixed binary tree. Within a process it is built as a binary
+counter; between processes by pairwise exchanges (recursive doubling). Each process
+holds a contiguous range of leaves, so for 1, 2, 4 ... processes it is the same tree
+and the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from isotone.config.training import Training
+from isotone.training.outcome import ResourceError
+
+TIMEOUT = timedelta(minutes=30)
+
+
+class World:
+    """The processes that train one model together."""
+
+    def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
+        """Describe a world; `join` makes one from torchrun's environment."""
+        self.device, self.rank, self.size = device, rank, size
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set in any process."""
+        if self.size == 1:
+            return list(flags)
+        votes = torch.tensor([float(flag) for flag in flags], device=self.device)
+        dist.all_reduce(votes, dist.ReduceOp.MAX)
+        return [vote > 0 for vote in votes.tolist()]
+
+    def table(self, rows: Tensor) -> Tensor:
+        """Fill in a table of which each process knows its own rows and has zeros elsewhere."""
+        if self.size > 1:
+            rows = rows.to(self.device)
+            dist.all_reduce(rows)
+        return rows.cpu()
+
+    def share(self, value: Any) -> Any:
+        """The first process's value, for everyone (plain data)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def copy_from_leader(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite tensors with the first process's."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def sum_exact(self, values: Tensor) -> None:
+        """Add up over processes, pairwise: the same bits everywhere (in place)."""
+        partner_values = torch.empty_like(values) if self.size > 1 else values
+        distance = 1
+        while distance < self.size:
+            partner = self.rank ^ distance
+            exchange = [
+                dist.P2POp(dist.isend, values, partner),
+                dist.P2POp(dist.irecv, partner_values, partner),
+            ]
+            for request in dist.batch_isend_irecv(exchange):
+                request.wait()
+            values += partner_values  # a + b = b + a, so both partners get the same bits
+            distance *= 2
+
+    def sum_fast(self, values: Tensor, *, bucket: int, compress: bool) -> None:
+        """Add up over processes with all-reduce (in place).
+
+        Args:
+            bucket: elements per message.
+            compress: let them travel as bf16.
+        """
+        if self.size == 1:
+            return
+        for part in values.split(bucket):
+            if compress:
+                small = part.to(torch.bfloat16)
+                dist.all_reduce(small)
+                part.copy_(small)
+            else:
+                dist.all_reduce(part)
+
+    def leave(self) -> None:
+        """Take down the process group."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def join() -> World:
+    """The world that torchrun describes in the environment; without it, this process alone."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    return World(device, rank, size)
+
+
+def leaf_range(world: World, leaves: int, training: Training) -> range:
+    """The contiguous leaves of this process.
+
+    Raises:
+        ResourceError: if `exact` cannot deal them out.
+    """
+    if training.reduction == "exact" and (world.size & (world.size - 1) or world.size > leaves):
+        raise ResourceError(
+            f"{world.size} processes cannot share {leaves} leaves (training.global_batch / training.leaf) with "
+            "training.reduction = exact. Start a power of two of processes, at most one per leaf, or choose reduction: fast."
+        )
+    if world.size > leaves:
+        raise ResourceError(
+            f"{world.size} processes share {leaves} leaves. Start fewer, or choose a smaller training.leaf."
+        )
+    edges = [rank * leaves // world.size for rank in range(world.size + 1)]
+    return range(edges[world.rank], edges[world.rank + 1])
+
+
+class TreeSum:
+    """Adds gradients of leaves in the order of a binary tree; holds log2(leaves) buffers."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._partial: list[tuple[int, Tensor]] = []
+        self._free: list[Tensor] = []
+
+    def add(self, leaf: Tensor) -> None:
+        """Take one leaf's gradient (copied or added, not kept)."""
+        if not self._partial or self._partial[-1][0] > 1:
+            buffer = self._free.pop() if self._free else torch.empty_like(leaf)
+            self._partial.append((1, buffer.copy_(leaf)))
+            return
+        count, total = self._partial.pop()
+        total.add_(leaf)
+        count *= 2
+        while self._partial and self._partial[-1][0] == count:
+            _, left = self._partial.pop()
+            self._free.append(total)
+            total = left.add_(total)
+            count *= 2
+        self._partial.append((count, total))
+
+    def take(self, out: Tensor) -> None:
+        """Write the sum to ``out`` and start again."""
+        if self._partial:
+            _, total = self._partial.pop()
+            while self._partial:  # only where the number of leaves is no power of two
+                _, left = self._partial.pop()
+                self._free.append(total)
+                total = left.add_(total)
+            out.copy_(total)
+            self._free.append(total)
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._free += [buffer for _, buffer in self._partial]
+        self._partial = []
