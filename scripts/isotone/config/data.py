@@ -105,7 +105,7 @@ class Source:
     name: str = setting("", "dataset id (source: hub)", pattern=r"^$|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
     revision: str = setting("", "pinned dataset revision (source: hub)")
     subset: str = setting("", "dataset configuration name (source: hub)")
-    split: str = setting("train", "dataset split (source: hub)")
+    split: str = setting("train", "dataset split (source: hub), or the part of a local folder that is read where it exists")
     column: str = setting("text", "column that holds the text")
     messages: str = setting("", "column that holds chat messages, instead of text; empty: none")
     plain_text: str = setting("file", "what one document of a .txt file is", enum=["file", "paragraph", "line"])

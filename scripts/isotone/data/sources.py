@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from isotone.environment import say
 from isotone.errors import ConfigurationError, IsotoneError
 
 
-def open_source(source: Source, troubles: Troubles, part: str | None = None) -> Iterable[Document]:
+def open_source(source: Source, troubles: Troubles, part: str | None = None, limit: int = 0) -> Iterable[Document]:
     """The documents of one source, read as they are needed.
 
     Args:
         part: another part of it than ``source`` names: a dataset split, or a file or folder
             beside or below ``source.path``.
+        limit: rows that a dataset is cut at while it is fetched; 0: none.
 
     Raises:
         ConfigurationError: if it cannot be had; it fails here, not at the first document.
@@ -38,7 +40,7 @@ def open_source(source: Source, troubles: Troubles, part: str | None = None) -> 
         return open_files(source, troubles, part)
     from isotone.data.hub import open_dataset
 
-    return open_dataset(source, troubles, part)
+    return open_dataset(source, troubles, part, limit)
 
 
 def describe(source: Source) -> dict[str, Any]:
@@ -52,14 +54,38 @@ def describe(source: Source) -> dict[str, Any]:
     return {key: getattr(source, key) for key in ("source", "name", "revision", "subset", "split")}
 
 
-def _first_part(source: Source, troubles: Troubles, names: list[str]) -> tuple[str, Iterable[Document]]:
+def _first_part(source: Source, troubles: Troubles, limit: int, names: list[str]) -> tuple[str, Iterable[Document]]:
     failures = []
     for name in names:
         try:
-            return name, open_source(source, troubles, name)
+            return name, open_source(source, troubles, name, limit)
         except ConfigurationError as error:
             failures.append(f"{name}: {error}")
     raise ConfigurationError("data.splits names parts of which none can be had. " + " ".join(failures))
+
+
+def wanted_rows(settings: Data) -> int:
+    """Rows to fetch for ``data.documents``: some more, because copies and empty ones are left out; 0: all."""
+    return math.ceil(1.1 * settings.documents) + 100 if settings.documents else 0
+
+
+def fetch_data(settings: Data) -> dict[str, Any]:
+    """Download what the first source that can be had needs; empty if that one is no dataset of the hub.
+
+    Raises:
+        ConfigurationError: if no source can be had.
+    """
+    reasons = []
+    for candidate in settings.candidates():
+        try:
+            open_source(candidate, Troubles(), None, wanted_rows(settings))
+            for names in settings.splits.held_out().values():
+                _first_part(candidate, Troubles(), wanted_rows(settings), names)
+        except ConfigurationError as error:
+            reasons.append(str(error))
+            continue
+        return describe(candidate) if candidate.source == "hub" else {}
+    raise ConfigurationError("\n".join(reasons))
 
 
 def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
@@ -76,13 +102,13 @@ def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
     for candidate in settings.candidates():
         troubles = Troubles()
         try:
-            main = open_source(candidate, troubles)
+            main = open_source(candidate, troubles, None, wanted_rows(settings))
         except IsotoneError as error:
             failed.append({"source": candidate.source, "reason": str(error)})
             if candidate is not settings.candidates()[-1]:
                 say(f"{error}\n  The next of data.alternatives is tried.")
             continue
-        open_part = functools.partial(_first_part, candidate, troubles)
+        open_part = functools.partial(_first_part, candidate, troubles, wanted_rows(settings))
         facts = build_splits(settings, folder, open_part, main, troubles)
         if troubles.counts:
             say(f"data: left out {troubles.sentence()}.")

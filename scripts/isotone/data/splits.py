@@ -117,6 +117,11 @@ def _clean(
         if not document.text.strip():
             troubles.add("empty", document.name)
             continue
+        try:
+            document.text.encode()
+        except UnicodeEncodeError:  # JSON can spell half a character
+            troubles.add("invalid_unicode", document.name)
+            continue
         digest = document.digest
         key = bytes.fromhex(digest)[:16]
         if key in seen:
@@ -188,7 +193,8 @@ def build_splits(
 
 
 def _insist(facts: Mapping[str, Mapping[str, Any]], documents: int, splits: Splits, troubles: Troubles) -> None:
-    bad = f" ({troubles.sentence()})" if troubles.counts else ""
+    first = next(iter(troubles.examples.values()), "")
+    bad = f" ({troubles.sentence()}; first: {first})" if troubles.counts else ""
     if not documents:
         raise ConfigurationError(
             f"data: no usable document was found{bad}. Check data.path, data.column and data.messages against the files."

@@ -1,0 +1,47 @@
+"""Download the model and the dataset of a study into the cache; the only step that uses the network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from isotone import environment, errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="JSON: model, data")
+    parser.add_argument("--marker", type=Path, required=True, help="what was fetched, written last")
+    arguments = parser.parse_args()
+    environment.prepare(offline=False)
+
+    from isotone.config.data import Fetch
+    from isotone.config.schema import as_mapping, parse
+    from isotone.data.sources import fetch_data
+    from isotone.records import write_marker
+    from isotone.sources.hub import fetch_model
+
+    settings = parse(Fetch, json.loads(arguments.settings), "fetch.py --settings")
+    start = time.monotonic()
+    result: dict[str, Any] = {}
+    if settings.model.source == "hub":
+        folder = fetch_model(settings.model)
+        result["model"] = {"name": settings.model.name, "revision": settings.model.revision, "commit": folder.name}
+    if data := fetch_data(settings.data):
+        result["data"] = data
+    write_marker(
+        arguments.marker,
+        "fetch",
+        settings=as_mapping(settings),
+        inputs={},
+        outputs={},
+        result=result,
+        cost={"seconds": time.monotonic() - start},
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)
