@@ -26,6 +26,7 @@ VARIANTS = {
     "random": ["matched", "unigram", "best_of_n"],
     "gcg": ["gcg"],
 }
+DOUBLED = {"hotflip": ["greedy"], "gcg": ["gcg"], "uat": ["trigger"]}
 STRENGTH = {
     ("hotflip", "greedy"): 1.0,
     ("hotflip", "one_shot"): 0.6,
@@ -53,6 +54,7 @@ class Planted:
     seed_spread: float = 0.01
     document_spread: float = 0.15
     noise: float = 0.03
+    doubling: float = 1.005
     hostile: str = ""
 
 
@@ -71,7 +73,12 @@ def study_settings(
     **report: Any,
 ) -> Study:
     scopes = {
-        arm: {"constraint": {"scope": "none" if arm == "baseline" else "mlp_in" if "in" in arm else "mlp_both", "start": "keep" if arm == "baseline" else "abs"}}
+        arm: {
+            "constraint": {
+                "scope": "none" if arm == "baseline" else "mlp_in" if "in" in arm else "mlp_both",
+                "start": "keep" if arm == "baseline" else "abs",
+            }
+        }
         for arm in arms
     }
     raw = {
@@ -142,15 +149,27 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                 "context": context,
             }
             if attack == "uat":
-                row |= {"trigger": [{"token": 9, "text": planted.hostile or "qz"}, {"token": 8, "text": "'"}], "restart": 0}
+                row |= {
+                    "trigger": [{"token": 9, "text": planted.hostile or "qz"}, {"token": 8, "text": "'"}],
+                    "restart": 0,
+                }
             else:
                 row["curve"] = [
-                    {"flips": k, "J": J * float(share[k]), "self": 0.1 * k, "total": J * float(share[k]), "forward_tokens": 1200 * k}
+                    {
+                        "flips": k,
+                        "J": J * float(share[k]),
+                        "self": 0.1 * k,
+                        "total": J * float(share[k]),
+                        "forward_tokens": 1200 * k,
+                    }
                     for k in range(flips + 1)
                 ]
             if variant == "greedy" and attack == "hotflip":
                 row |= {"predicted": (gains + generator.normal(0, 0.02, flips)).tolist(), "exact": gains.tolist()}
             rows.append(row)
+    for variant in DOUBLED.get(attack, []) if seed == study.seeds[0] and not kind else []:
+        few = [row for row in rows if row["variant"] == variant][: study.attacks.shared.doubling]
+        rows += [row | {"variant": f"{variant}~doubled", "J": row["J"] * planted.doubling} for row in few]
     return rows
 
 
@@ -168,20 +187,39 @@ def clean_rows(study: Study, planted: Planted, run: str, seed: int) -> list[dict
                 {"protocol": protocol, "document": f"test {index:04d}", "tokens": tokens, "bytes": tokens * 3, "words": tokens // 2,
                  "nll": float(mean * tokens), "excluded": False}
             )  # fmt: skip
-        rows.append({"protocol": protocol, "document": "test short", "tokens": 0, "bytes": 3, "words": 1, "nll": 0.0, "excluded": True})
+        rows.append(
+            {
+                "protocol": protocol,
+                "document": "test short",
+                "tokens": 0,
+                "bytes": 3,
+                "words": 1,
+                "nll": 0.0,
+                "excluded": True,
+            }
+        )
     return rows
 
 
 def certificate(run: str) -> dict[str, Any]:
     constrained = not run.startswith("baseline") and "~" not in run
-    verdict = ("conditional" if "both" in run or "lift" in run else "not_monotone_by_design") if constrained else "violated"
+    verdict = (
+        ("conditional" if "both" in run or "lift" in run else "not_monotone_by_design") if constrained else "violated"
+    )
     layers = [
-        {"layer": layer, "role": "feed_forward", "verdict": verdict, "vacuous": constrained, "input_space": "all",
+        {"layer": layer, "sublayer": "feed_forward", "activation": "gelu", "verdict": verdict, "vacuous": constrained, "input_space": "all",
          "smallest_weight": 1e-5 if constrained else -0.08, "negatives": 0 if constrained else 32000, "entries": 65536,
          "falling_share": 0.12, "falling_share_upper": 0.13, "worst_violation": 0.02, "monotone_units": 17, "smallest_jacobian": -0.1}
         for layer in range(4)
     ]  # fmt: skip
-    return {"verdict": verdict, "vacuous": constrained, "layers": layers, "ordered_pairs": {"pairs": 256, "violations": 0}, "moved_share": 0.98, "stage": "trained"}
+    return {
+        "verdict": verdict,
+        "vacuous": constrained,
+        "layers": layers,
+        "ordered_pairs": {"pairs": 256, "violations": 0},
+        "moved_share": 0.98,
+        "stage": "trained",
+    }
 
 
 def write_run(folder: Path, study: Study, planted: Planted, run: str, seed: int) -> None:
@@ -189,22 +227,76 @@ def write_run(folder: Path, study: Study, planted: Planted, run: str, seed: int)
     arm = run.partition("~")[0]
     write_json(base / "certificate.json", certificate(run))
     final = 3.0 + planted.clean.get(arm, 0.0)
+    null = {"null": {"kind": "tempered", "found": True, "reason": "", "difference": 1e-4}} if "~" in run else {}
     result = {"steps": 40, "epochs": 1.0, "tokens": 81920, "start_loss": final + 1, "final_loss": final, "best": {"step": 40, "loss": final},
-              "weights_sha256": digest_of([run, seed]), "bitwise": True, "certificate": certificate(run)["verdict"], "moved_share": 0.98}  # fmt: skip
-    write_marker(base / "train.json", "train", settings={}, inputs={}, outputs={}, result=result, cost={"seconds": 12.5, "hosts": ["a"]})
+              "weights_sha256": digest_of([run, seed]), "bitwise": True, "certificate": certificate(run)["verdict"], "moved_share": 0.98, **null}  # fmt: skip
+    write_marker(
+        base / "train.json",
+        "train",
+        settings={},
+        inputs={},
+        outputs={},
+        result=result,
+        cost={"seconds": 12.5, "hosts": ["a"]},
+    )
     with open(base / "history.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["step", "epoch", "tokens", "loss", "validation_loss", "learning_rate", "tokens_per_second", "seconds", "stall_seconds"])
+        writer.writerow(
+            [
+                "step",
+                "epoch",
+                "tokens",
+                "loss",
+                "validation_loss",
+                "learning_rate",
+                "tokens_per_second",
+                "seconds",
+                "stall_seconds",
+            ]
+        )
         noise = _rng(run, seed, "history").normal(0, 0.03, 41)
         for step in range(0, 41):
             loss = final + np.exp(-step / 10) + noise[step]
-            writer.writerow([step, step / 40, step * 2048, f"{loss:.4f}", f"{loss:.4f}" if step % 20 == 0 else "", 1e-3, 15000, step * 0.3, 0.0])
+            writer.writerow(
+                [
+                    step,
+                    step / 40,
+                    step * 2048,
+                    f"{loss:.4f}",
+                    f"{loss:.4f}" if step % 20 == 0 else "",
+                    1e-3,
+                    15000,
+                    step * 0.3,
+                    0.0,
+                ]
+            )
     _write_lines(base / "perplexity.jsonl", "perplexity/1", clean_rows(study, planted, run, seed))
-    write_marker(base / "perplexity.json", "perplexity", settings={}, inputs={}, outputs={}, result={}, cost={"seconds": 2.0})
+    write_marker(
+        base / "perplexity.json", "perplexity", settings={}, inputs={}, outputs={}, result={}, cost={"seconds": 2.0}
+    )
+    if study.order_preservation.run:
+        layers = {str(layer): {"share": 0.6 + 0.05 * layer, "shuffled": 0.5, "random": 0.49} for layer in range(1, 5)}
+        _write_lines(base / "order.jsonl", "order/1", [{"layer": layer, "share": 0.6} for layer in range(1, 5)])
+        write_marker(
+            base / "order.json",
+            "order",
+            settings={},
+            inputs={},
+            outputs={},
+            result={"layers": layers, "test_pairs": 90},
+        )
     for attack in study.attacks_of(run):
         _write_lines(base / "attacks" / f"{attack}.jsonl", "attack/1", attack_rows(study, planted, run, seed, attack))
         extra = {"triggers": [{"text": ["qz", "'"], "J": 0.4}]} if attack == "uat" else {}
-        write_marker(base / "attacks" / f"{attack}.json", "attack", settings={}, inputs={}, outputs={}, result=extra, cost={"seconds": 9.0})
+        write_marker(
+            base / "attacks" / f"{attack}.json",
+            "attack",
+            settings={},
+            inputs={},
+            outputs={},
+            result=extra,
+            cost={"seconds": 9.0},
+        )
 
 
 def write_transfer(folder: Path, study: Study, planted: Planted) -> None:
@@ -216,8 +308,38 @@ def write_transfer(folder: Path, study: Study, planted: Planted) -> None:
                 level = planted.base * (1.0 if own else 0.5)
                 for index in range(study.attacks.shared.documents):
                     J = level + float(_rng(source, source_seed, target, seed, index).normal(0, 0.05))
-                    rows.append({"source": f"{source}/seed-{source_seed}", "target": f"{target}/seed-{seed}", "document": f"chapter {index:04d}", "J": J})
+                    rows.append(
+                        {
+                            "source": f"{source}/seed-{source_seed}",
+                            "target": f"{target}/seed-{seed}",
+                            "document": f"chapter {index:04d}",
+                            "J": J,
+                        }
+                    )
+            few = [row | {"variant": "crossed", "J": row["J"] * 0.9} for row in rows if row["source"] != row["target"]]
+            rows = [row | {"variant": "greedy"} for row in rows] + [row for row in few if int(row["document"][-4:]) < 8]
             _write_lines(folder / "transfer" / attack / f"{target}-seed-{seed}.jsonl", "transfer/1", rows)
+
+
+def write_events(folder: Path, study: Study) -> None:
+    for index, (run, seed) in enumerate(pair for pair in study.runs() if "~" not in pair[0]):
+        state = folder / "state" / digest_of([run, seed])
+        state.mkdir(parents=True, exist_ok=True)
+        kinds = [
+            (0, "start", 1),
+            (3, "save", 1),
+            (5, "signal", 1),
+            (6, "exit", 1),
+            (9, "start", 2),
+            (11, "save", 2),
+            (14, "exit", 2),
+        ]
+        lines = [
+            json.dumps({"time": f"2026-01-01T00:{index * 2 + minute:02d}:00.000+00:00", "event": kind, "pid": pid})
+            for minute, kind, pid in kinds
+        ]
+        (state / "events.jsonl").write_text("\n".join(lines) + '\n{"time": "2026-01')
+        (state / "heartbeat.json").write_text(json.dumps({"name": f"{run}/seed-{seed}"}))
 
 
 def write_study(folder: Path, study: Study, planted: Planted | None = None) -> Path:
@@ -226,6 +348,7 @@ def write_study(folder: Path, study: Study, planted: Planted | None = None) -> P
     for run, seed in study.runs():
         write_run(folder, study, planted, run, seed)
     write_transfer(folder, study, planted)
+    write_events(folder, study)
     write_marker(
         folder / "setup.json", "setup", settings={}, inputs={}, outputs={},
         result={"parameters": {"total": 1_800_000, "feed_forward": 530_000}}, cost={"versions": {"torch": "2.13.0"}},

@@ -41,10 +41,15 @@ def _claim(differences_SN: np.ndarray, evidence: Evidence) -> tuple[Estimate, Te
     return estimate, sign_flip(column, seed=report.seed), "documents of one training run"
 
 
-def compare(evidence: Evidence, name: str, other: str, attack: str, variant: str, sources: Sources) -> Json | None:
+def compare(
+    evidence: Evidence, name: str, other: str, attack: str, variant: str, sources: Sources, *, family: int = 1
+) -> Json | None:
     """J of ``other`` minus J of ``name``: positive where ``name`` is the more robust.
 
     None where the two share no seed (a null that could not be made).
+
+    Args:
+        family: how many comparisons are corrected for together, which sample sizes have to allow for.
     """
     seeds = evidence.common_seeds(name, other)
     if not seeds or variant not in evidence.variants(other, attack) or variant not in evidence.variants(name, attack):
@@ -81,7 +86,10 @@ def compare(evidence: Evidence, name: str, other: str, attack: str, variant: str
         "d_paired": cohens_d_paired(by_document) if documents > 1 else None,
         "d_pooled": cohens_d_pooled(other_SN.mean(0), own_SN.mean(0)) if documents > 1 else None,
         "plan": plan(
-            differences_SN, smallest_effect=report.smallest_effect, power=report.power, alpha=1 - report.confidence
+            differences_SN,
+            smallest_effect=report.smallest_effect,
+            power=report.power,
+            alpha=(1 - report.confidence) / family,
         ),
     }
     entry["success"] = {}
@@ -138,15 +146,20 @@ def primary(evidence: Evidence, sources: Sources) -> tuple[list[Json], list[Json
     """Excess of each constrained arm over its nulls, Holm over all; and the comparisons behind it."""
     study = evidence.study
     claims, behind = [], []
+    attacked = [name for name in study.attacks.run if name in study.nulls.attacks]
+    family = max(1, len(study.constrained_arms()) * len(attacked))
     for arm in study.constrained_arms():
         missing = {
             run.kind: reason
             for run, reason in evidence.unavailable.items()
             if run.arm == arm and not evidence.runs_of(run.name)
         }
-        for attack in [name for name in study.attacks.run if name in study.nulls.attacks]:
+        for attack in attacked:
             variant = primary_variant(study, attack)
-            pairs = [compare(evidence, arm, f"{arm}~{kind}", attack, variant, sources) for kind in study.nulls.kinds]
+            pairs = [
+                compare(evidence, arm, f"{arm}~{kind}", attack, variant, sources, family=family)
+                for kind in study.nulls.kinds
+            ]
             found = [pair for pair in pairs if pair]
             behind += found
             if found:

@@ -53,7 +53,11 @@ def _curve(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows:
     spent_K = np.mean([table.forward_NK[:, :width].mean(0) for table in tables if table.forward_NK is not None], axis=0)
     estimates = bca_columns(mean_NK, confidence=report.confidence, resamples=report.resamples, seed=report.seed)
     return [
-        {"flips": k, "forward_tokens": float(spent_K[k]), "J": number(estimate, "nats/token", rows, seeds=len(runs))}
+        {
+            "flips": tables[0].flips_K[k],
+            "forward_tokens": float(spent_K[k]),
+            "J": number(estimate, "nats/token", rows, seeds=len(runs)),
+        }
         for k, estimate in enumerate(estimates)
     ]
 
@@ -61,7 +65,7 @@ def _curve(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows:
 def _flips_needed(evidence: Evidence, runs: list[Run], attack: str, variant: str) -> Json | None:
     """Kaplan-Meier of the flips that lift J above the middle threshold, on the first seed."""
     table = evidence.attacks[runs[0]][attack][variant]
-    if table.curve_NK is None or table.curve_NK.shape[1] < 2:
+    if table.curve_NK is None or table.flips_K != list(range(len(table.flips_K))) or len(table.flips_K) < 2:
         return None
     thresholds = sorted(evidence.study.report.thresholds)
     threshold = thresholds[len(thresholds) // 2]

@@ -14,6 +14,8 @@ from isotone.records import Json, read_json
 from isotone.reporting.expected import Run, all_runs, check_complete
 from isotone.reporting.rows import AttackRows, CleanRows, read_attack, read_clean, shared_documents
 
+DOUBLED = "~doubled"  # forms with twice the search effort, on a few documents, for a gate only
+
 
 @dataclass
 class Evidence:
@@ -51,7 +53,8 @@ class Evidence:
     def variants(self, name: str, attack: str) -> list[str]:
         """The forms in which an attack ran on an arm."""
         runs = self.runs_of(name)
-        return list(self.attacks[runs[0]].get(attack, {})) if runs else []
+        found = list(self.attacks[runs[0]].get(attack, {})) if runs else []
+        return [variant for variant in found if not variant.endswith(DOUBLED)]
 
 
 def _refuse_duplicates(evidence: Evidence) -> None:
@@ -93,8 +96,9 @@ def _align(evidence: Evidence) -> None:
         for run, attacks in evidence.attacks.items():
             if attack in attacks:
                 name = f"{run.folder}/attacks/{attack}.jsonl"
-                forms[name] = sorted(attacks[attack])
-                lists |= {f"{name} ({variant})": rows.documents for variant, rows in attacks[attack].items()}
+                whole = {variant: rows for variant, rows in attacks[attack].items() if not variant.endswith(DOUBLED)}
+                forms[name] = sorted(whole)
+                lists |= {f"{name} ({variant})": rows.documents for variant, rows in whole.items()}
         first = next(iter(forms))
         for name, variants in forms.items():
             if variants != forms[first]:
@@ -111,8 +115,9 @@ def _load_run(evidence: Evidence, run: Run) -> None:
         evidence.markers[f"{run.folder}/{name}"] = read_json(folder / name)
     evidence.certificates[run] = read_json(folder / "certificate.json")
     result = evidence.markers[f"{run.folder}/train.json"]["result"]
-    if run.kind and result.get("available") is False:
-        evidence.unavailable[run] = str(result.get("reason", "not available"))
+    made = result.get("null", {})
+    if run.kind and made.get("found") is False:
+        evidence.unavailable[run] = str(made.get("reason", "not available"))
         return
     evidence.clean[run] = read_clean(folder / "perplexity.jsonl")
     evidence.attacks[run] = {

@@ -30,7 +30,7 @@ def examples(results: Json, folder: Path) -> Iterator[Json]:
     settings = results["settings"]
     wanted = settings["report"]["examples"]
     for attack in settings["attacks"]["run"]:
-        for arm in settings["arms"]:
+        for arm in results["arms"]:
             form = main_form(results["damage"][arm][attack], attack)
             path = folder / "runs" / arm / f"seed-{settings['seeds'][0]}" / "attacks" / f"{attack}.jsonl"
             shown = 0

@@ -36,7 +36,7 @@ def first_study(results: Json) -> Table:
         for arm, (perplexity, success, trigger) in PUBLISHED.items()
     ]
     protocols = results["settings"]["perplexity"]["protocols"]
-    for arm in results["settings"]["arms"]:
+    for arm in results["arms"]:
         damage = results["damage"][arm]
         one_shot = damage.get("hotflip", {}).get("one_shot", {})
         trigger = damage.get("uat", {}).get("trigger", {})

@@ -14,9 +14,10 @@ import numpy as np
 from scipy import stats
 
 from isotone.records import Json
-from isotone.reporting.evidence import Evidence
+from isotone.reporting.evidence import DOUBLED, Evidence
 from isotone.reporting.expected import primary_variant
 from isotone.reporting.numbers import Sources, number
+from isotone.reporting.replays import Replays
 from isotone.statistics import bca_mean
 
 PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
@@ -74,23 +75,23 @@ def _budget(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json
     return _paired(evidence, gate, arm, mean_NK[:, -1], mean_NK[:, (width - 1) // 2], rows)
 
 
-def _doubled(evidence: Evidence, arm: str, attack: str) -> Json:
-    """J after twice the search effort, as the attack's own marker reports it for one seed."""
-    gate = f"{attack}: twice the search changes J by less than 2 %"
+def _doubled(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json:
+    """J after twice the search effort at the same flips, on one seed and a few documents."""
+    gate = f"{attack}: twice the search changes J by less than {TOLERANCE:.0%}"
+    variant = primary_variant(evidence.study, attack)
     for run in evidence.runs_of(arm):
-        found = evidence.markers[f"{run.folder}/attacks/{attack}.json"]["result"].get("doubling")
-        if found:
-            base, more = float(found["J"]), float(found["J_doubled"])
-            change = (more - base) / abs(base) if base else math.inf
-            state = PASS if abs(change) < TOLERANCE else FAIL
-            return {
-                "gate": gate,
-                "arm": arm,
-                "state": state,
-                "difference": None,
-                "violations": None,
-                "why": f"changed by {change:+.1%}",
-            }
+        forms = evidence.attacks[run][attack]
+        more = forms.get(variant + DOUBLED)
+        if more is None or variant not in forms:
+            continue
+        index = {name: place for place, name in enumerate(forms[variant].documents)}
+        base = forms[variant].columns["J"][[index[name] for name in more.documents]]
+        entry = _paired(evidence, gate, arm, more.columns["J"], base, sources.attack([run], attack))
+        mean = float(base.mean())
+        change = float(more.columns["J"].mean()) / mean - 1 if mean else math.inf
+        entry["state"] = PASS if abs(change) < TOLERANCE else FAIL
+        entry["why"] = f"changed by {change:+.1%} on {len(base)} documents, seed {run.seed}"
+        return entry
     return _skipped(gate, arm, "no search with twice the effort was made")
 
 
@@ -141,16 +142,25 @@ def _against_transfer(
     return _paired(evidence, gate, arm, own, replayed[arm], sources.attack(evidence.runs_of(arm), attack))
 
 
+def _crossed(evidence: Evidence, arm: str, attack: str, crossed: dict[str, np.ndarray], sources: Sources) -> Json:
+    """Proposals from the arm's own gradients against proposals from another model's, both scored on the arm."""
+    gate = f"{attack}: own gradients >= crossed gradients"
+    if arm not in crossed:
+        return _skipped(gate, arm, "no proposals from other models were scored")
+    own_N, foreign_N = crossed[arm]
+    return _paired(evidence, gate, arm, own_N, foreign_N, sources.attack(evidence.runs_of(arm), attack))
+
+
 def gates(
     evidence: Evidence,
     sources: Sources,
-    replayed: dict[str, dict[str, np.ndarray]],
+    replays: Replays,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Json]:
     """All gates for every trained arm.
 
     Args:
-        replayed: attack to arm to J per document of the strongest foreign source.
+        replays: what the transfer matrix says about every arm.
     """
     found = []
     run = evidence.study.attacks.run
@@ -162,8 +172,10 @@ def gates(
         for attack in [name for name in ("hotflip", "query", "random", "gcg") if name in run]:
             found.append(_budget(evidence, arm, attack, sources))
         for attack in [name for name in ("hotflip", "uat", "gcg") if name in run]:
-            found.append(_doubled(evidence, arm, attack))
-            found.append(_against_transfer(evidence, arm, attack, replayed.get(attack, {}), sources))
+            found.append(_doubled(evidence, arm, attack, sources))
+            found.append(_against_transfer(evidence, arm, attack, replays.strongest.get(attack, {}), sources))
+            if attack == "hotflip":
+                found.append(_crossed(evidence, arm, attack, replays.crossed.get(attack, {}), sources))
         found.append(
             _masked(evidence, arm, "hotflip")
             if "hotflip" in run

@@ -17,16 +17,14 @@ def order(evidence: Evidence, sources: Sources) -> Json:
     table: Json = {}
     for arm in evidence.study.arms:
         runs = [run for run in trained_runs(evidence.study) if run.name == arm]
-        found = [read_json(evidence.folder / run.folder / "order.json")["result"].get("layers", []) for run in runs]
+        found = [read_json(evidence.folder / run.folder / "order.json")["result"]["layers"] for run in runs]
         names = [f"{run.folder}/order.jsonl" for run in runs]
         rows = sources.other([(name, file_digest(evidence.folder / name)) for name in names])
         layers = []
-        for parts in zip(*found, strict=True):
-            entry: Json = {"layer": parts[0]["layer"], "rows": rows, "seeds": len(parts)}
-            for key in parts[0]:
-                values = [part[key] for part in parts]
-                if key != "layer" and all(isinstance(value, (int, float)) for value in values):
-                    entry[key] = float(np.mean(values))
+        for layer in sorted(found[0], key=int):
+            entry: Json = {"layer": int(layer), "rows": rows, "seeds": len(found)}
+            for key in found[0][layer]:
+                entry[key] = float(np.mean([part[layer][key] for part in found]))
             layers.append(entry)
         table[arm] = layers
     return table

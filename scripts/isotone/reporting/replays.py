@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json
 from isotone.reporting.evidence import Evidence
-from isotone.reporting.expected import trained_runs
+from isotone.reporting.expected import primary_variant, trained_runs
 from isotone.reporting.numbers import Sources, number
 from isotone.reporting.rows import stream_rows
 from isotone.statistics import bca_mean
 
 Cells = dict[tuple[str, str], dict[str, float]]
+CROSSED = "crossed"
 
 
-def _read(evidence: Evidence, attack: str) -> tuple[Cells, list[tuple[str, str]]]:
-    """(source run, target run) to document to J, and the files with their digests."""
-    cells: Cells = {}
+@dataclass
+class Replays:
+    """What gates need of the transfer matrices.
+
+    Attributes:
+        strongest: attack to target arm to J_N of the most damaging foreign source.
+        crossed: attack to target arm to (J_N of its own search, J_N with the best foreign proposals).
+    """
+
+    strongest: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    crossed: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+
+
+def _read(evidence: Evidence, attack: str) -> tuple[Cells, Cells, list[tuple[str, str]]]:
+    """(source run, target run) to document to J, replayed and crossed, and the files with their digests."""
+    replayed: Cells = {}
+    crossed: Cells = {}
     files = []
     for run in trained_runs(evidence.study):
         name = f"transfer/{attack}/{run.name}-seed-{run.seed}.jsonl"
         digest = hashlib.sha256()
         for number_, row, line in stream_rows(evidence.folder / name, "transfer/1"):
             digest.update(line)
-            if row.get("mode", "replay") != "replay":
-                continue
             value = row.get("J")
-            if not isinstance(value, (int, float)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise InputOutputError(
                     f"{evidence.folder / name}, line {number_}: J is {value!r}; a result must be a number."
                 )
+            cells = crossed if row.get("variant") == CROSSED else replayed
             cells.setdefault((str(row["source"]), run.key), {})[str(row["document"])] = float(value)
         files.append((name, digest.hexdigest()))
-    return cells, files
+    return replayed, crossed, files
+
+
+def _crossed_pairs(evidence: Evidence, attack: str, cells: Cells) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per arm, on the documents of its first crossed run: its own J and that of the best foreign proposals."""
+    found = {}
+    variant = primary_variant(evidence.study, attack)
+    for run in trained_runs(evidence.study):
+        foreign = {source: values for (source, target), values in cells.items() if target == run.key}
+        if run.name in found or not foreign:
+            continue
+        rows = evidence.attacks[run][attack][variant]
+        own = dict(zip(rows.documents, rows.columns["J"], strict=True))
+        names = sorted(set.intersection(*(set(values) for values in foreign.values())) & set(own))
+        means = {source: np.array([values[name] for name in names]) for source, values in foreign.items()}
+        best = max(sorted(means), key=lambda source: float(means[source].mean()))
+        found[run.name] = (np.array([own[name] for name in names]), means[best])
+    return found
 
 
 def _insist_complete(evidence: Evidence, attack: str, cells: Cells) -> list[str]:
@@ -52,24 +84,25 @@ def _insist_complete(evidence: Evidence, attack: str, cells: Cells) -> list[str]
     return first
 
 
-def transfer(evidence: Evidence, sources: Sources) -> tuple[Json, dict[str, dict[str, np.ndarray]]]:
+def transfer(evidence: Evidence, sources: Sources) -> tuple[Json, Replays]:
     """Mean J of every (source arm, target arm), and per arm the strongest foreign replay per document.
 
     The diagonal holds replays from another seed of the same arm where there are
     several seeds, else the arm's own.
 
     Returns:
-        the results, and attack to arm to J_N of the strongest source run other than the arm itself.
+        the results, and what gates need.
     """
     table: Json = {}
-    strongest: dict[str, dict[str, np.ndarray]] = {}
+    found = Replays()
     study = evidence.study
     for attack in study.attacks.transfer:
-        cells, files = _read(evidence, attack)
+        cells, crossed, files = _read(evidence, attack)
         documents = _insist_complete(evidence, attack, cells)
         rows = sources.other(files)
         matrix: Json = {}
-        strongest[attack] = {}
+        found.strongest[attack] = {}
+        found.crossed[attack] = _crossed_pairs(evidence, attack, crossed)
         for target in study.arms:
             targets = [run for run in trained_runs(study) if run.name == target]
             for source in study.arms:
@@ -84,8 +117,8 @@ def transfer(evidence: Evidence, sources: Sources) -> tuple[Json, dict[str, dict
                 )
                 matrix.setdefault(source, {})[target] = number(estimate, "nats/token", rows, pairs=len(pairs))
                 if source != target:
-                    best = strongest[attack].get(target)
+                    best = found.strongest[attack].get(target)
                     if best is None or values_N.mean() > best.mean():
-                        strongest[attack][target] = values_N
+                        found.strongest[attack][target] = values_N
         table[attack] = {"matrix": matrix, "documents": len(documents)}
-    return table, strongest
+    return table, found

@@ -75,13 +75,14 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
     say("reading rows")
     evidence = load_evidence(study, folder)
     sources = Sources(evidence)
-    replays, strongest = transfer(evidence, sources)
+    replays, replayed = transfer(evidence, sources)
     claims, behind = primary(evidence, sources)
     compared = secondary(evidence, sources, say)
     for entry in compared:
         entry["primary_form"] = entry["variant"] == primary_variant(study, entry["attack"])
     results: dict[str, Any] = {
         "study": study.study,
+        "arms": list(study.arms),
         "settings": settings_of(study),
         "setup": optional_result(folder, "setup.json"),
         "data": {
@@ -93,7 +94,7 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
         "primary": claims,
         "null_comparisons": behind,
         "comparisons": compared,
-        "gates": gates(evidence, sources, strongest, say),
+        "gates": gates(evidence, sources, replayed, say),
         "transfer": replays,
         "order": order(evidence, sources),
         "certificates": _certificates(evidence),

@@ -27,8 +27,9 @@ class AttackRows:
 
     Attributes:
         columns: measure name to array_N; a measure that some row lacks is left out.
-        curve_NK: J after k flips (k = 0 .. K-1), or None; a document whose attack
+        curve_NK: J at each point of the budget, or None; a document whose attack
             ended early keeps its last value.
+        flips_K: changed tokens at each of these points.
         forward_NK: forward tokens spent up to there, or None.
         ledger: sums over documents of what the attack spent.
         distance: (lo, hi) behind the change to (sum of rises, tokens).
@@ -40,6 +41,7 @@ class AttackRows:
     columns: dict[str, np.ndarray]
     curve_NK: np.ndarray | None
     forward_NK: np.ndarray | None
+    flips_K: list[int]
     ledger: dict[str, int]
     distance: dict[tuple[int, int], tuple[float, float]]
     predicted: np.ndarray
@@ -90,12 +92,16 @@ def _number(row: dict[str, Any], key: str, path: Path, number: int) -> float:
     return value
 
 
-def _curve(row: dict[str, Any]) -> tuple[list[float], list[float]] | None:
+def _curve(row: dict[str, Any]) -> tuple[list[float], list[float], list[int]] | None:
     points = row.get("curve")
     if not points:
         return None
     ordered = sorted(points, key=lambda point: point["flips"])
-    return [point["J"] for point in ordered], [point.get("forward_tokens", 0) for point in ordered]
+    return (
+        [point["J"] for point in ordered],
+        [point.get("forward_tokens", 0) for point in ordered],
+        [point["flips"] for point in ordered],
+    )
 
 
 def _pad(curves: list[list[float]]) -> np.ndarray:
@@ -142,6 +148,7 @@ def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
         columns=columns,
         curve_NK=_pad([curve[0] for curve in curves]) if whole else None,
         forward_NK=_pad([curve[1] for curve in curves]) if whole else None,
+        flips_K=max((curve[2] for curve in curves), key=len) if whole else [],
         ledger=ledger,
         distance=dict(sorted(distance.items())),
         predicted=np.array([value for count, row in steps for value in row["predicted"][:count]], dtype=np.float64),

@@ -21,13 +21,16 @@ def _units(claim: Json) -> str:
 
 
 def _needed(claim: Json, settings: Json) -> str:
+    """How much more data would tell, from the spreads of these."""
     plan, report = claim["plan"], settings["report"]
+    what = f"{report['smallest_effect']:g} nats with power {report['power']:g}"
+    if plan.get("documents") and plan["documents"] <= claim["excess"]["documents"]:
+        return f"{what} are within reach of these data, but the interval goes beyond them"
     ways = []
     if plan.get("documents"):
         ways.append(f"{plan['documents']} documents with these seeds")
     if plan.get("seeds"):
         ways.append(f"{plan['seeds']} seeds on these documents")
-    what = f"{report['smallest_effect']:g} nats with power {report['power']:g}"
     return (
         f"to see {what} one would need about {' or '.join(ways)}"
         if ways
@@ -67,14 +70,18 @@ def quality_sentence(arm: str, entry: Json, reference: Json, protocol: str) -> s
     return f"{start}: no difference beyond chance, {span} ({confidence})."
 
 
+def _beyond_chance(difference: Json) -> bool:
+    """Whether the interval leaves zero out; without an interval nothing can be said."""
+    interval = difference["interval"]
+    return interval is not None and not interval[0] <= 0 <= interval[1]
+
+
 def _raw_sentence(entry: Json, claim: Json | None) -> str:
     """The plain comparison with the reference, and why it is or is not a claim of robustness."""
     difference = entry["difference"]
-    value, interval = difference["value"], difference["interval"]
+    value = difference["value"]
     start = f"{entry['arm']} under {entry['attack']}: against {entry['against']} itself"
     span = f"({_span(difference)} nats per token)"
-    if interval is None or interval[0] <= 0 <= interval[1]:
-        return f"{start} no difference beyond chance {span}."
     text = f"{start} {abs(value):.3f} nats per token {'less' if value > 0 else 'more'} damage {span}"
     if claim is None:
         return f"{text}; without a control of equal quality this is no claim of robustness."
@@ -134,14 +141,17 @@ def summary(results: Json) -> Json:
     known = {(claim["arm"], claim["attack"], claim["variant"]): claim for claim in claims}
     costs = [
         quality_sentence(arm, results["quality"][arm][protocol], results["quality"][reference][protocol], protocol)
-        for arm in settings["arms"]
+        for arm in results["arms"]
         if arm != reference and results["quality"][arm][protocol]["cost"]
     ]
-    raw = [
-        _raw_sentence(entry, known.get((entry["arm"], entry["attack"], entry["variant"])))
-        for entry in results["comparisons"]
-        if entry["primary_form"]
-    ]
+    entries = [entry for entry in results["comparisons"] if entry["primary_form"]]
+    told = [entry for entry in entries if _beyond_chance(entry["difference"])]
+    raw = [_raw_sentence(entry, known.get((entry["arm"], entry["attack"], entry["variant"]))) for entry in told]
+    for arm in results["arms"]:
+        quiet = [entry["attack"] for entry in entries if entry["arm"] == arm and entry not in told]
+        raw += (
+            [f"{arm} under {', '.join(quiet)}: no difference from {reference} itself beyond chance."] if quiet else []
+        )
     return {
         "headline": headline(claims),
         "robustness": [robustness_sentence(claim, settings) for claim in claims],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isotone.records import Json, whole_folder
+from isotone.reporting.figures.choice import in_order
 from isotone.reporting.first_study import first_study
 from isotone.reporting.paper import write_paper
 from isotone.reporting.table import Cell, Column, Table, to_csv, to_latex
@@ -15,7 +16,8 @@ Rows = list[dict[str, Cell]]
 
 def _quality(results: Json) -> Table:
     rows: Rows = []
-    for name, protocols in results["quality"].items():
+    for name in in_order(results, results["quality"]):
+        protocols = results["quality"][name]
         for protocol, entry in protocols.items():
             rows.append(
                 {"arm": name, "protocol": protocol, **{key: entry[key] for key in ("nats_per_token", "token_perplexity", "bits_per_byte", "word_perplexity", "cost", "documents", "excluded")}}
@@ -37,7 +39,8 @@ def _quality(results: Json) -> Table:
 
 def _attacks(results: Json) -> Table:
     rows: Rows = []
-    for name, attacks in results["damage"].items():
+    for name in in_order(results, results["damage"]):
+        attacks = results["damage"][name]
         for attack, variants in attacks.items():
             for variant, entry in variants.items():
                 ledger = entry["ledger"]
@@ -71,7 +74,8 @@ def _attacks(results: Json) -> Table:
 def _success(results: Json) -> Table:
     thresholds = [f"{value:g}" for value in results["settings"]["report"]["thresholds"]]
     rows: Rows = []
-    for name, attacks in results["damage"].items():
+    for name in in_order(results, results["damage"]):
+        attacks = results["damage"][name]
         for attack, variants in attacks.items():
             for variant, entry in variants.items():
                 rows.append(
@@ -106,13 +110,13 @@ def _primary(results: Json) -> Table:
         Column("attack", "attack"),
         Column("against", "nearest control"),
         Column("excess", "excess robustness, nats/token"),
+        Column("verdict", "verdict"),
         Column("p", "p", 4),
         Column("p_adjusted", "p (Holm)", 4),
         Column("d_paired", "d", 2),
         Column("seeds", "seeds"),
         Column("documents", "documents"),
         Column("seed_floor", "sign-flip floor", 4),
-        Column("verdict", "verdict"),
     ]
     note = "Excess = J of the control minus J of the arm, smallest over the controls; positive: the arm is more robust than an equally good model."
     return Table("primary", "Primary comparison: excess over controls of equal quality", note, columns, rows)
@@ -175,7 +179,8 @@ def _gates(results: Json) -> Table:
 def _certificates(results: Json) -> Table:
     keys = [
         "layer",
-        "role",
+        "sublayer",
+        "activation",
         "verdict",
         "vacuous",
         "input_space",
@@ -190,7 +195,6 @@ def _certificates(results: Json) -> Table:
     for run, certificate in results["certificates"].items():
         for layer in certificate.get("layers", []):
             row: dict[str, Any] = {key: layer.get(key) for key in keys}
-            row["role"] = layer.get("role", layer.get("sublayer"))
             rows.append(
                 {
                     "run": run,
@@ -198,7 +202,7 @@ def _certificates(results: Json) -> Table:
                 }
             )
     columns = [Column("run", "run")] + [Column(key, labels.get(key, key.replace("_", " ")), 4) for key in keys]
-    note = "Computed on the exported weights. vacuous: the norm in front centres its output, so that non-negativity restricts nothing."
+    note = "Computed on the weights that are used. vacuous: the norm in front centres its output, so that non-negativity restricts nothing."
     return Table("certificates", "Certificates by layer", note, columns, rows)
 
 
@@ -231,8 +235,8 @@ def _training(results: Json) -> Table:
 def _transfer(results: Json) -> list[Table]:
     tables = []
     for attack, entry in results["transfer"].items():
-        targets = list(entry["matrix"])
-        rows: Rows = [{"source": source, **cells} for source, cells in entry["matrix"].items()]
+        targets = in_order(results, entry["matrix"])
+        rows: Rows = [{"source": source, **entry["matrix"][source]} for source in targets]
         columns = [Column("source", "made on")] + [Column(target, f"replayed on {target}") for target in targets]
         note = "J in nats per token; the diagonal is another seed of the same arm where there is one."
         tables.append(Table(f"transfer_{attack}", f"Transfer of {attack}", note, columns, rows))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from isotone.records import Json
+from isotone.reporting.figures.choice import in_order, main_form
 from isotone.reporting.table import text_of
 
 WIDTH = 78
@@ -33,11 +34,11 @@ def terminal_summary(document: Json) -> str:
     attacks = [name for name in results["settings"]["attacks"]["run"]]
     lines = [f"Isotone: {title}", "=" * min(WIDTH, 9 + len(title)), "", *textwrap.wrap(words["headline"], WIDTH), ""]
     rows = []
-    for arm in results["quality"]:
+    for arm in in_order(results, results["quality"]):
         cells = [arm, text_of(results["quality"][arm][protocol]["token_perplexity"]["value"], 2)]
         for attack in attacks:
             forms = results["damage"][arm].get(attack)
-            cells.append(text_of(list(forms.values())[-1]["J"]["value"]) if forms else "-")
+            cells.append(text_of(forms[main_form(forms, attack)]["J"]["value"]) if forms else "-")
         rows.append(cells)
     lines += _grid(["arm", f"perplexity/token ({protocol})", *[f"J {attack}" for attack in attacks]], rows)
     lines += ["  J: mean rise of the loss of unchanged tokens, nats per token; seeds averaged.", ""]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from isotone.records import Json
-from isotone.reporting.figures.choice import main_form
+from isotone.reporting.figures.choice import in_order, main_form
 from isotone.reporting.figures.style import COLUMN, PAGE, canvas, grid_of, look
 
 
@@ -21,7 +21,7 @@ def excess(results: Json) -> Any:
     claims = results["primary"]
     if not claims:
         return None
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     figure, axes = canvas(height=0.75 + 0.24 * len(claims))
     small = results["settings"]["report"]["smallest_effect"]
     axes.axvspan(-small, small, color="#eeeeee", zorder=0)
@@ -40,19 +40,20 @@ def excess(results: Json) -> Any:
     axes.set_yticks(range(len(claims)), [f"{claim['arm']}, {claim['attack']}" for claim in claims])
     axes.set_ylim(len(claims) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("excess robustness over equal quality, nats/token")
+    axes.set_xlabel("excess robustness, nats/token")
     return figure
 
 
 def quality_against_robustness(results: Json) -> Any:
     """Clean loss against damage; controls of equal quality are hollow."""
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     protocol = results["settings"]["perplexity"]["protocols"][0]
     attacks = list(results["settings"]["attacks"]["run"])
     rows, columns = grid_of(len(attacks))
     figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 2.0 * rows, squeeze=False)
     for axes, attack in zip(grid.flat, attacks, strict=False):
-        for name, forms in results["damage"].items():
+        for name in in_order(results, results["damage"]):
+            forms = results["damage"][name]
             if attack not in forms:
                 continue
             J, nats = (
@@ -82,7 +83,7 @@ def _legend(figure: Any, grid: Any) -> None:
 
 
 def _curves(results: Json, horizontal: str, label: str) -> Any:
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     attacks = [
         name for name in results["settings"]["attacks"]["run"] if any(_curve(results, arm, name) for arm in arms)
     ]
@@ -91,7 +92,7 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
     rows, columns = grid_of(len(attacks))
     figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
     for axes, attack in zip(grid.flat, attacks, strict=False):
-        for name in results["damage"]:
+        for name in in_order(results, results["damage"]):
             curve = _curve(results, name, attack)
             if not curve:
                 continue
@@ -119,7 +120,8 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
 
 def _curve(results: Json, name: str, attack: str) -> list[Json] | None:
     forms = results["damage"].get(name, {}).get(attack)
-    return forms[main_form(forms, attack)]["curve"] if forms else None
+    curve = forms[main_form(forms, attack)]["curve"] if forms else None
+    return curve if curve and len(curve) > 2 else None  # a trigger has no path of single changes
 
 
 def damage_by_flips(results: Json) -> Any:
@@ -134,7 +136,7 @@ def damage_by_compute(results: Json) -> Any:
 
 def thresholds(results: Json) -> Any:
     """Share of documents above each threshold."""
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     attacks = list(results["settings"]["attacks"]["run"])
     rows, columns = grid_of(len(attacks))
     figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
@@ -155,7 +157,7 @@ def thresholds(results: Json) -> Any:
 
 def flips_needed(results: Json) -> Any:
     """Kaplan-Meier: share of documents that still stand after so many flips."""
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     attacks = [
         name
         for name in results["settings"]["attacks"]["run"]
@@ -168,17 +170,11 @@ def flips_needed(results: Json) -> Any:
     for axes, attack in zip(grid.flat, attacks, strict=False):
         for name in arms:
             entry, style = _form(results, name, attack)["flips_needed"], look(arms, name)
-            axes.step(
-                entry["flips"],
-                entry["standing"],
-                where="post",
-                label=name,
-                color=style["color"],
-                linestyle=style["linestyle"],
-            )
-            axes.fill_between(
-                entry["flips"], entry["low"], entry["high"], step="post", color=style["color"], alpha=0.08, linewidth=0
-            )
+            flips = [*entry["flips"], entry["flips"][-1] + 0.5]  # so that the last step shows
+            standing, low, high = ([*entry[key], entry[key][-1]] for key in ("standing", "low", "high"))
+            colour = style["color"]
+            axes.step(flips, standing, where="post", label=name, color=colour, linestyle=style["linestyle"])
+            axes.fill_between(flips, low, high, step="post", color=colour, alpha=0.08, linewidth=0)
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(f"{attack}, J > {entry['threshold']:g}")
         axes.set_xlabel("changed tokens")
@@ -194,7 +190,7 @@ def _form(results: Json, name: str, attack: str) -> Json:
 
 def distance(results: Json) -> Any:
     """J by distance behind the change."""
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     attacks = [
         name
         for name in results["settings"]["attacks"]["run"]
@@ -217,7 +213,7 @@ def distance(results: Json) -> Any:
 def transfer(results: Json, attack: str) -> Any:
     """Heat map: made on (rows), replayed on (columns)."""
     matrix = results["transfer"][attack]["matrix"]
-    names = list(matrix)
+    names = in_order(results, matrix)
     values = np.array([[matrix[source][target]["value"] for target in names] for source in names])
     figure, axes = canvas(height=0.9 + 0.42 * len(names))
     image = axes.imshow(values, cmap="cividis", aspect="auto")

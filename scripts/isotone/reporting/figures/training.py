@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 def training_curves(results: Json, folder: Path) -> Any:
     """Training loss per arm, mean of seeds with their range as a band; validation as points."""
     settings = results["settings"]
-    arms = list(settings["arms"])
+    arms = results["arms"]
     figure, axes = canvas(height=2.5)
     for arm in arms:
         seeds = settings["seeds"][:1] if settings["arms"][arm]["seeds"] == "once" else settings["seeds"]
@@ -73,7 +75,7 @@ def order_by_depth(results: Json) -> Any:
     """Share of probe coordinates that keep the order, by layer, with the nulls as thin lines."""
     if not results["order"]:
         return None
-    arms = list(results["settings"]["arms"])
+    arms = results["arms"]
     figure, axes = canvas(height=2.4)
     drawn = False
     for arm, layers in results["order"].items():
@@ -96,39 +98,40 @@ def order_by_depth(results: Json) -> Any:
 MARKS = {
     "save": ("|", "#0072B2", "checkpoint"),
     "signal": ("v", "#D55E00", "signal"),
-    "resume": (">", "#009E73", "resumed"),
-    "exit": ("x", "#000000", "exit"),
+    "roll_back": ("<", "#CC79A7", "rolled back"),
+    "out_of_memory": ("s", "#E69F00", "out of memory"),
 }
 
 
 def read_events(folder: Path) -> dict[str, list[Json]]:
-    """events.jsonl of every run that left one under the study's state folder, by run."""
+    """events.jsonl of every run that left one below the study's state folder, by the run's name."""
     found: dict[str, list[Json]] = {}
-    for path in sorted(folder.glob("state/*/events.jsonl")) + sorted(folder.glob("runs/*/*/events.jsonl")):
+    state = Path(os.environ.get("ISOTONE_STATE", folder / "state"))
+    for path in sorted(state.glob("*/events.jsonl")):
         events = []
         for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
+            with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run may be cut off
                 events.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue  # the last line of a killed run may be cut off
-        name = next((str(event["name"]) for event in events if event.get("name")), path.parent.name[:12])
+        name = path.parent.name[:12]
+        with contextlib.suppress(OSError, ValueError):
+            name = str(json.loads((path.parent / "heartbeat.json").read_text(encoding="utf-8")).get("name") or name)
         found.setdefault(name, []).extend(events)
     return found
 
 
 def _when(event: Json) -> float | None:
-    value = event.get("time")
-    if isinstance(value, (int, float)):
-        return float(value)
     try:
-        return datetime.fromisoformat(str(value)).timestamp()
+        return datetime.fromisoformat(str(event.get("time"))).timestamp()
     except ValueError:
         return None
 
 
 def timeline(folder: Path) -> Any:
-    """When each run trained, saved, was stopped and went on; None where no run left events."""
-    rows = {}
+    """When each run trained, saved, was stopped and went on; None where no run left events.
+
+    A bar is one process from its first to its last event.
+    """
+    rows: dict[str, list[tuple[float, Json]]] = {}
     for name, events in read_events(folder).items():
         times = [(when, event) for event in events if (when := _when(event)) is not None]
         if times:
@@ -136,31 +139,24 @@ def timeline(folder: Path) -> Any:
     if not rows:
         return None
     start = min(times[0][0] for times in rows.values())
-    figure, axes = canvas(height=0.8 + 0.16 * len(rows), width=COLUMN * 1.5)
+    figure, axes = canvas(height=0.9 + 0.16 * len(rows), width=COLUMN * 1.5)
     seen = set()
     for row, times in enumerate(rows.values()):
-        begun = None
+        spans: dict[Any, list[float]] = {}
         for when, event in times:
-            kind = event.get("event", event.get("kind", ""))
-            if kind in ("start", "resume"):
-                begun = when
-            if kind == "exit" and begun is not None:
-                axes.plot(
-                    [(begun - start) / 60, (when - start) / 60],
-                    [row, row],
-                    color="#bbbbbb",
-                    linewidth=3,
-                    solid_capstyle="butt",
-                )
-                begun = None
+            spans.setdefault(event.get("pid"), []).append((when - start) / 60)
+        for span in spans.values():
+            axes.plot([min(span), max(span)], [row, row], color="#c4c4c4", linewidth=4, solid_capstyle="butt")
+        for when, event in times:
+            kind = event.get("event", "")
             if kind in MARKS:
                 mark, colour, label = MARKS[kind]
-                axes.plot(
-                    (when - start) / 60, row, mark, color=colour, markersize=4, label=None if label in seen else label
-                )
+                known = None if label in seen else label
+                axes.plot((when - start) / 60, row, mark, color=colour, markersize=4, linestyle="", label=known)
                 seen.add(label)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
     axes.set_xlabel("minutes since the first run began")
     if seen:
         figure.legend(loc="outside lower center", ncols=4)
