@@ -6,7 +6,6 @@ import json
 import pandas as pd
 import pytest
 import zstandard
-
 from isotone.config.data import Source
 from isotone.data import compressed
 from isotone.data.document import Troubles

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from isotone.config.data import SPLITS, Data
 from isotone.config.schema import parse
 from isotone.data import embedded
