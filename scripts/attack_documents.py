@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from isotone import errors
+from isotone import environment, errors
 from isotone.config.evaluation import DocumentsJob
 from isotone.config.schema import parse
 
@@ -17,6 +17,7 @@ def main() -> int:
     parser.add_argument("--search", type=Path, required=True, help="tokenized split that triggers are searched on")
     parser.add_argument("--out", type=Path, required=True, help="folder; its manifest.json is the marker")
     options = parser.parse_args()
+    environment.prepare()
     job = parse(DocumentsJob, json.loads(options.settings), "--settings")
 
     from isotone.attacks import prepare

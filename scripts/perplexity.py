@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from isotone import errors
+from isotone import environment, errors
 from isotone.config.evaluation import PerplexityJob
 from isotone.config.schema import parse
 
@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument("--cost", type=Path, required=True, help="seconds, JSON Lines")
     parser.add_argument("--marker", type=Path, required=True, help="written last, JSON")
     options = parser.parse_args()
+    environment.prepare()
     job = parse(PerplexityJob, json.loads(options.settings), "--settings")
 
     from isotone.evaluation.job import perplexity

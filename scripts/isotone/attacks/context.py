@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from isotone.attacks.objective import TextObjective
-from isotone.attacks.vocabulary import Tokenizer, Vocabulary
+from isotone.attacks.vocabulary import Vocabulary
 from isotone.config.evaluation import AttackJob
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
 @dataclass(frozen=True)

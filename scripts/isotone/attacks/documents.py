@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isotone.attacks.vocabulary import Tokenizer, Vocabulary, survives
+from isotone.attacks.vocabulary import Vocabulary, survives
 from isotone.config.evaluation import AttackDocuments
 from isotone.errors import ConfigurationError
 from isotone.evaluation.perplexity import SHORTEST
 from isotone.records import digest_of, read_json, read_rows, write_json, write_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 SCHEMA = "attack_documents/1"
 

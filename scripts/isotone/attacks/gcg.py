@@ -19,7 +19,7 @@ from isotone.attacks.hotflip import GradientProposals, surviving
 from isotone.attacks.objective import Ledger, TextObjective
 from isotone.attacks.proposals import Flip
 from isotone.attacks.search import Plan, Position, Trace, search
-from isotone.attacks.streams import stream
+from isotone.evaluation.streams import stream
 
 
 @dataclass

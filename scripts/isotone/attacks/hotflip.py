@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,7 +25,10 @@ from isotone.attacks.documents import Document
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
 from isotone.attacks.proposals import Flip, best_flips, rank_flips
 from isotone.attacks.search import Plan, Position, State, Trace, search
-from isotone.attacks.vocabulary import Tokenizer, Vocabulary, survives
+from isotone.attacks.vocabulary import Vocabulary, survives
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 DEEP = 4  # in the threat model `text`, so many times more proposals are looked at as are wanted
 

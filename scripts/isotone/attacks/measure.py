@@ -99,7 +99,7 @@ def _row(
 ) -> dict[str, Any]:
     document, final = trace.document, trace.best[-1]
     clean_T, scored_T = nll_KT[0], objective.counts(np.zeros(len(document.ids), bool))
-    curve = []
+    curve: list[Json] = []
     for state, nll_T, spent in zip(trace.best, nll_KT, trace.spent, strict=True):
         changed_T = state.ids != document.ids
         measured = parts_of(nll_T, clean_T, changed_T, scored_T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
@@ -11,8 +12,11 @@ from isotone.attacks.hotflip import surviving
 from isotone.attacks.objective import Ledger, TextObjective
 from isotone.attacks.proposals import Flip, random_flips
 from isotone.attacks.search import Plan, Position, Trace, search
-from isotone.attacks.streams import stream
-from isotone.attacks.vocabulary import Tokenizer, Vocabulary
+from isotone.attacks.vocabulary import Vocabulary
+from isotone.evaluation.streams import stream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
 @dataclass

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +15,12 @@ from isotone.attacks.hotflip import flipped, surviving
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers, damage
 from isotone.attacks.proposals import Flip, random_flips
 from isotone.attacks.search import State, Trace, begin
-from isotone.attacks.streams import stream
-from isotone.attacks.vocabulary import Tokenizer, Vocabulary
+from isotone.attacks.vocabulary import Vocabulary
+from isotone.evaluation.streams import stream
 
-VARIANTS = ("matched", "unigram", "best_of_n")
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+
 TRIES = 50  # draws for one flip before the text is left as it is (threat model `text`)
 
 
@@ -109,12 +112,14 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
     """All three floors."""
     settings, hotflip = context.job.random, context.job.hotflip
     draws = settings.draws or hotflip.flips * (2 + hotflip.beam * hotflip.candidates)
-    common = {"flips": settings.flips, "seed": context.seed, "tokenizer": context.tokenizer}
+    flips, seed, tokenizer = settings.flips, context.seed, context.tokenizer
+    objective, vocabulary = context.objective, context.vocabulary
     found = {
-        variant: fixed(context.objective, documents, context.vocabulary, variant=variant, **common)
+        variant: fixed(objective, documents, vocabulary, variant=variant, flips=flips, seed=seed, tokenizer=tokenizer)
         for variant in ("matched", "unigram")
     }
+    draws *= context.effort
     found["best_of_n"] = best_of(
-        context.objective, documents, context.vocabulary, draws=draws * context.effort, **common
+        objective, documents, vocabulary, draws=draws, flips=flips, seed=seed, tokenizer=tokenizer
     )
     return found

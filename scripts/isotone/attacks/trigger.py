@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,12 @@ from torch import Tensor
 
 from isotone.attacks.documents import Document
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.streams import stream
-from isotone.attacks.vocabulary import Tokenizer, Vocabulary, survives
+from isotone.attacks.vocabulary import Vocabulary, survives
+from isotone.evaluation.streams import stream
 from isotone.records import Json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
 def by_length(documents: Sequence[Document]) -> list[list[int]]:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from isotone.errors import ConfigurationError
 
-
-class Tokenizer(Protocol):
-    """What is needed of a tokenizer."""
-
-    all_special_ids: list[int]
-
-    def __len__(self) -> int: ...
-    def decode(self, token_ids: Any) -> str:
-        """Text of ids."""
-        ...
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Ids of text."""
-        ...
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,7 +31,7 @@ class Vocabulary:
 def pieces_of(tokenizer: Tokenizer, rows: int) -> list[str]:
     """Text of each of ``rows`` embedding rows; rows behind the tokenizer's last token are padding: ""."""
     known = min(rows, len(tokenizer))
-    return [tokenizer.decode([index]) for index in range(known)] + [""] * (rows - known)
+    return [str(tokenizer.decode([index])) for index in range(known)] + [""] * (rows - known)
 
 
 def allowed_tokens(pieces: list[str], special: list[int], kind: str) -> np.ndarray:
@@ -75,4 +63,4 @@ def allowed_tokens(pieces: list[str], special: list[int], kind: str) -> np.ndarr
 
 def survives(tokenizer: Tokenizer, ids: list[int]) -> bool:
     """Whether ``ids`` come back from decoding and encoding: the threat model `text`."""
-    return list(tokenizer.encode(tokenizer.decode(ids), add_special_tokens=False)) == list(ids)
+    return list(tokenizer.encode(str(tokenizer.decode(ids)), add_special_tokens=False)) == list(ids)
