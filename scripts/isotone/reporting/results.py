@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
+from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study
 from isotone.records import Json, digest_of, read_json, write_json
@@ -39,6 +41,32 @@ def settings_of(study: Study) -> Json:
     plain = as_mapping(study)
     plain.pop("operation", None)
     return plain
+
+
+def in_fixed_order(study: Study) -> Study:
+    """The same study with the reference first and the other arms by name.
+
+    Settings travel as canonical JSON, which sorts keys; the order in which a user
+    wrote the arms must not show in the results.
+    """
+    reference = study.report.reference
+    arms = sorted(study.arms, key=lambda name: (name != reference, name))
+    return replace(study, arms={name: study.arms[name] for name in arms})
+
+
+def _setup(folder: Path) -> Json:
+    """What setup found about the model; versions and devices stay in setup.json, they would change the digest."""
+    facts = optional_result(folder, "setup.json")
+    return {key: facts[key] for key in ("parameters", "test_text_seen_in_pretraining") if key in facts}
+
+
+def _data(folder: Path) -> Json:
+    """Where each split comes from and its fingerprint."""
+    found: Json = {"corpus": optional_result(folder, "data/corpus.json")}
+    for split in SPLITS:
+        path = folder / "data" / split / "data.json"
+        found[split] = read_json(path) if path.is_file() else {}
+    return found
 
 
 def _certificates(evidence: Evidence) -> Json:
@@ -72,6 +100,7 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
     Raises:
         ConfigurationError, InputOutputError: see `load_evidence`.
     """
+    study = in_fixed_order(study)
     say("reading rows")
     evidence = load_evidence(study, folder)
     sources = Sources(evidence)
@@ -84,11 +113,8 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
         "study": study.study,
         "arms": list(study.arms),
         "settings": settings_of(study),
-        "setup": optional_result(folder, "setup.json"),
-        "data": {
-            name: optional_result(folder, f"data/{name}/data.json")
-            for name in ("train", "validation", "test", "attack_search", "attack_test")
-        },
+        "setup": _setup(folder),
+        "data": _data(folder),
         "quality": quality(evidence, sources, say),
         "damage": damage(evidence, sources, say),
         "primary": claims,

@@ -90,15 +90,19 @@ def _raw_sentence(entry: Json, claim: Json | None) -> str:
     return f"{text}."
 
 
-def limits(settings: Json, claims: list[Json], gates: list[Json]) -> list[str]:
+def limits(results: Json) -> list[str]:
     """What a reader must know before believing the sentences."""
-    seeds = settings["seeds"]
+    claims, gates, seeds = results["primary"], results["gates"], results["settings"]["seeds"]
     found = ["Seeds vary the order of recovery only: base model, data, starts and attack streams are the same for all."]
     if len(seeds) > 1:
         floor = 2.0 ** (1 - len(seeds))
         found.append(f"With {len(seeds)} seeds no two-sided sign-flip p over seeds can be below {floor:.4g}.")
     else:
         found.append("One seed: the intervals cover the choice of documents, not a new training run.")
+    if results["setup"].get("test_text_seen_in_pretraining") == "possible":
+        found.append(
+            "The corpus on which the base model was pretrained may contain the test text: clean quality may flatter all arms."
+        )
     failed = [gate for gate in gates if gate["state"] == "fail"]
     skipped = [gate for gate in gates if gate["state"] == "not run"]
     if failed:
@@ -157,5 +161,5 @@ def summary(results: Json) -> Json:
         "robustness": [robustness_sentence(claim, settings) for claim in claims],
         "quality": costs,
         "against_reference": raw,
-        "limits": limits(settings, claims, results["gates"]),
+        "limits": limits(results),
     }
