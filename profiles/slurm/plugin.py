@@ -35,7 +35,16 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PROFILE = "profiles/slurm/config.yaml"
-NEEDED = ["torch", "transformers", "datasets", "safetensors", "numpy", "pandas", "snakemake", "snakemake-executor-plugin-slurm"]
+NEEDED = [
+    "torch",
+    "transformers",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "pandas",
+    "snakemake",
+    "snakemake-executor-plugin-slurm",
+]
 REFUSED = re.compile(r"^isotone: (refused|halted|failed \((?:70|78)\))", re.MULTILINE)
 
 
@@ -98,8 +107,9 @@ def _refused_by_slurm(rule: str, call: str, error: str) -> str:
 
 
 def _settled(job: Any) -> bool:
-    """Whether a job's resources are known before its inputs exist."""
-    return all("<TBD>" not in str(job.resources.get(name)) for name in job.resources.keys())  # noqa: SIM118
+    """Whether a job's resources are known before its inputs exist (tmpdir never is, and does not matter)."""
+    names = [name for name in job.resources.keys() if name != "tmpdir"]  # noqa: SIM118
+    return all("<TBD>" not in str(job.resources.get(name)) for name in names)
 
 
 def preflight(executor: Any, plugin: Any) -> None:
@@ -170,8 +180,11 @@ def mended(executor_class: type, plugin: Any) -> type:
     """The plugin's executor with the work-arounds that cannot be made from outside."""
 
     class Executor(executor_class):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._reported: set[int] = set()  # before the thread that polls starts, or it dies without a word
+            super().__init__(*args, **options)
+
         def __post_init__(self, *args: Any, **options: Any) -> None:
-            self._reported: set[int] = set()
             if conf := os.environ.get("ISOTONE_SLURM_CONF"):  # removed where the driver is itself a job
                 os.environ.setdefault("SLURM_CONF", conf)
             super().__post_init__(*args, **options)

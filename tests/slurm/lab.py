@@ -72,7 +72,13 @@ class Lab:
 
     def jobs(self, folder: Path, comment: str = "", state: str = "") -> list[Job]:
         """Jobs in the queue that were submitted from ``folder``."""
-        text = self.say("squeue", "-h", "-O", "JobID:20|,State:20|,WorkDir:400|,Comment:200|,NodeList:50|,RestartCnt:10", check=False)
+        text = self.say(
+            "squeue",
+            "-h",
+            "-O",
+            "JobID:20|,State:20|,WorkDir:400|,Comment:200|,NodeList:50|,RestartCnt:10",
+            check=False,
+        )
         rows = [[part.strip() for part in line.split("|")] for line in text.splitlines()]
         jobs = [Job(*row[:5], int(row[5] or 0)) for row in rows if len(row) == 6]
         return [job for job in jobs if job.folder == str(folder) and comment in job.comment and state in job.state]
