@@ -1,14 +1,32 @@
 # Needs: all rows that the configuration promises. Makes: tables, figures and the report.
 
 
+report: "../report/workflow.rst"
+
+
+
 rule aggregate:
     """Bring all rows together; refuse missing, duplicate or non-finite ones."""
     input:
         **everything(),
     output:
-        results="results/{study}/final_results.json",
-        summary="results/{study}/experiment_summary.txt",
-        tables=directory("results/{study}/tables"),
+        results=report(
+            "results/{study}/final_results.json",
+            caption="../report/results.rst",
+            category="Report",
+        ),
+        summary=report(
+            "results/{study}/experiment_summary.txt",
+            caption="../report/summary.rst",
+            category="Report",
+        ),
+        tables=report(
+            directory("results/{study}/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "{table}"},
+        ),
     log:
         "results/{study}/logs/aggregate.log",
     benchmark:
@@ -30,7 +48,13 @@ rule figures:
     input:
         results="results/{study}/final_results.json",
     output:
-        figures=directory("results/{study}/figures"),
+        figures=report(
+            directory("results/{study}/figures"),
+            patterns=["{figure}.png"],
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
+        ),
     log:
         "results/{study}/logs/figures.log",
     benchmark:
@@ -54,7 +78,11 @@ rule report:
         tables="results/{study}/tables",
         figures="results/{study}/figures",
     output:
-        report="results/{study}/report.html",
+        report=report(
+            "results/{study}/report.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
     log:
         "results/{study}/logs/report.log",
     benchmark:

@@ -132,3 +132,7 @@ class Operation:
     )
     bucket_mib: int = setting(25, "MiB of gradients per message between processes (reduction fast)", minimum=1)
     gpu_monitor: bool = setting(True, "write gpu.jsonl once a second where there is an NVIDIA GPU")
+    notify: str = setting(
+        "",
+        "your own command, run when the workflow ends; it sees ISOTONE_STATUS (success or failure), ISOTONE_STUDY, ISOTONE_FOLDER and ISOTONE_REPORT",
+    )

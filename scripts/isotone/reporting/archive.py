@@ -126,10 +126,11 @@ def rebuild(archive: Path, into: Path, say: Callable[[str], None] = lambda text:
             f"{archive}: the rows give the digest {document['digest'][:12]}, the archive says {archived[:12]}. "
             "Another version of Isotone or of its packages computes otherwise; install the archived lock."
         )
+    final.write(folder / "final_results.json", document)
+    document = final.read(folder / "final_results.json")
     write_tables(folder / "tables", document)
     with whole_file(folder / "experiment_summary.txt") as file:
         file.write(terminal_summary(document))
-    final.write(folder / "final_results.json", document)
     write_figures(folder / "figures", document, folder, say)
     with whole_file(folder / "report.html") as file:
         file.write(render(document, folder))

@@ -22,9 +22,9 @@ def rounded(value: float) -> float:
 
 
 def tidy(value: Any) -> Any:
-    """The same structure with every float rounded and every numpy scalar plain."""
+    """The same structure with sorted keys, every float rounded and every numpy scalar plain."""
     if isinstance(value, dict):
-        return {str(key): tidy(entry) for key, entry in value.items()}
+        return {str(key): tidy(value[key]) for key in sorted(value, key=str)}
     if isinstance(value, (list, tuple)):
         return [tidy(entry) for entry in value]
     if isinstance(value, (bool, int, str)) or value is None:
