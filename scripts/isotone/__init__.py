@@ -1,3 +1,36 @@
-"""Isotone: honest measurement of monotone language models."""
+"""Isotone: honest measurement of monotone language models.
+
+``from isotone import constrain`` gives the pieces without Snakemake; nothing heavy
+is imported before it is used. Importing the package also lets transformers load
+models with Isotone's monotone activations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from isotone import _activation_names
 
 __version__ = "0.1.0"
+
+_PIECES = {
+    "constrain": "isotone.constraints",
+    "certify": "isotone.constraints",
+    "weight_maps": "isotone.constraints",
+    "calibration_ids": "isotone.constraints",
+    "load_model": "isotone.models",
+    "load_tokenizer": "isotone.models",
+    "save_model": "isotone.models",
+}
+__all__ = ["__version__", *_PIECES]
+
+_activation_names.announce()
+
+
+def __getattr__(name: str) -> Any:
+    """Import a piece on first use."""
+    if name not in _PIECES:
+        raise AttributeError(f"module 'isotone' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_PIECES[name]), name)

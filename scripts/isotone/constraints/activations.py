@@ -1,0 +1,107 @@
+"""Give a model a non-decreasing activation, fitted per layer where the setting says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from isotone.config.constraint import Constraint
+from isotone.constraints.capture import capture
+from isotone.constraints.scopes import selected_sublayers
+from isotone.errors import ConfigurationError
+from isotone.models.activations import NON_DECREASING, PREFIX, SHAPES, MonotoneActivation, base_name, register
+from isotone.models.families import family_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MARGIN = 1e-6  # above the turn, so that rounding in fp32 leaves no falling stretch
+
+
+def activation_of(model: PreTrainedModel) -> str:
+    """The name of the model's activation in transformers."""
+    config: Any = model.config
+    if family_of(model).activation_key == "feed_forward_proj":
+        return config.dense_act_fn
+    return getattr(config, family_of(model).activation_key)
+
+
+def _rename(model: PreTrainedModel, name: str) -> None:
+    config, key = model.config, family_of(model).activation_key
+    if key == "feed_forward_proj":
+        config.dense_act_fn = name
+        name = f"gated-{name}" if config.is_gated_act else name
+    setattr(config, key, name)
+
+
+def isotonic_floor(name: str, z: Tensor) -> float:
+    """The c at which ``s(max(z, c))`` has the mean that s had below c: ``s(c) = E[s(z) | z < c]``.
+
+    Among floors this is the least-squares choice (pooling the part that falls, as isotonic regression does).
+    Where no value lies below the turn it is the turn.
+
+    Args:
+        z: pre-activations, any shape.
+    """
+    from transformers.activations import ACT2FN
+
+    function, turn = ACT2FN[name], SHAPES[name].turn
+    z = z.double().flatten()
+    low, high = turn + MARGIN, 0.0
+    if not bool((z < low).any()):
+        return low
+
+    def excess(c: float) -> float:
+        return float(function(torch.tensor(c, dtype=torch.float64)) - function(z[z < c]).mean())
+
+    if excess(low) >= 0:
+        return low
+    for _ in range(60):  # s(c) rises above the turn and reaches 0 >= the mean at c = 0
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return high
+
+
+def replace_activations(model: PreTrainedModel, settings: Constraint, ids_BT: Tensor | None) -> None:
+    """Replace the activation in place, as ``settings.activation`` says; the configuration names the new one.
+
+    ``relu`` loads in plain transformers. ``clamp`` and ``isotonic`` are ``isotone_<name>``: they load after
+    ``import isotone``. Layers that ``settings.layers`` leaves out keep their function (a floor of -inf).
+
+    Raises:
+        ConfigurationError: if the activation has no known turn, or ``relu`` is asked for some layers only.
+    """
+    name = base_name(activation_of(model))
+    if name in NON_DECREASING and settings.activation != "relu":
+        return
+    sublayers = selected_sublayers(model, settings)
+    everything = family_of(model).sublayers(model)
+    if settings.activation == "relu":
+        if len(sublayers) < len(everything):
+            raise ConfigurationError(
+                "constraint.activation is relu and constraint.layers selects some layers, but one configuration names one "
+                "activation for all. Choose clamp or isotonic, or all layers."
+            )
+        for sublayer in everything:
+            model.set_submodule(sublayer.activation_name, nn.ReLU())
+        _rename(model, "relu")
+        return
+    if name not in SHAPES:
+        raise ConfigurationError(
+            f'constraint.activation is {settings.activation}, but Isotone does not know where "{name}" falls. '
+            f"It knows: {', '.join(SHAPES)}. Choose relu or keep."
+        )
+    register()
+    floors = {sublayer.layer: SHAPES[name].turn + MARGIN for sublayer in sublayers}
+    if settings.activation == "isotonic" and ids_BT is not None:
+        # the activation's argument is what its first branch wrote
+        entrances = {sublayer.layer: sublayer.entrances[0].name for sublayer in sublayers}
+        seen = capture(model, ids_BT, list(entrances.values()))
+        floors = {layer: isotonic_floor(name, seen[path].outputs_NO) for layer, path in entrances.items()}
+    device = next(model.parameters()).device
+    for sublayer in everything:
+        floor = floors.get(sublayer.layer, float("-inf"))
+        model.set_submodule(sublayer.activation_name, MonotoneActivation(name, floor).to(device))
+    _rename(model, PREFIX + name)
