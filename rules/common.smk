@@ -1,6 +1,7 @@
 # Needs: the merged configuration `config`. Makes: `study` and functions; no rules.
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from isotone.errors import ConfigurationError
 from isotone.preflight import check_study
 from isotone.provenance import code_digest
 from isotone.records import canonical_json
+
+if workflow.is_main_process:
+    # Faults of the Slurm executor are mended in one place; without that executor this does nothing.
+    runpy.run_path(f"{workflow.basedir}/profiles/slurm/plugin.py")["mend"]()
+
 
 def checked_study():
     """The study of this configuration; a wrong one ends the main process with 78."""
@@ -36,7 +42,9 @@ study = checked_study()
 os.environ.update(
     {
         # Rule shells may find another Python than this one.
-        "PATH": os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]),
+        "PATH": os.pathsep.join(
+            [os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]
+        ),
         # Before Python starts, or it has no effect.
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
@@ -45,7 +53,9 @@ os.environ.update(
         # How a run is operated changes no result, so it is no parameter of a rule.
         "ISOTONE_OPERATION": canonical_json(as_mapping(study.operation)),
         # Only rule fetch uses the network, and only if the user lets it.
-        "ISOTONE_HUB_OFFLINE": os.environ.get("ISOTONE_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0")),
+        "ISOTONE_HUB_OFFLINE": os.environ.get(
+            "ISOTONE_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0")
+        ),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
     }

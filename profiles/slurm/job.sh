@@ -26,6 +26,14 @@ fi
 ISOTONE_JOB_LOG=$(readlink -f /proc/$$/fd/1)
 export ISOTONE_JOB_LOG
 
+# When the time limit ends this job: older Slurm does not tell the job, and a start later than asked moves it.
+ISOTONE_JOB_END_TIME=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)
+case $ISOTONE_JOB_END_TIME in
+[0-9]*-*T*) ISOTONE_JOB_END_TIME=$(date -d "$ISOTONE_JOB_END_TIME" +%s) ;;
+*) ISOTONE_JOB_END_TIME= ;;
+esac
+export ISOTONE_JOB_END_TIME
+
 echo "isotone: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $(date -u +%Y-%m-%dT%H:%M:%SZ)," \
     "partition $SLURM_JOB_PARTITION, nodes $SLURM_JOB_NODELIST"
 echo "isotone: host $(uname -n), $(uname -sr), ${SLURM_CPUS_ON_NODE:-?} CPUs of this job," \

@@ -7,6 +7,8 @@ that says what failed, where, the value seen and what to do.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -41,20 +43,51 @@ class Unfinished(IsotoneError):
     code = UNFINISHED
 
 
+class Halted(Unfinished):
+    """A HALT file holds the work: exit 75, and running again is useless until it is removed."""
+
+
 class Diverged(IsotoneError):
     """Training failed numerically and rolling back did not help: exit 70."""
 
     code = DIVERGED
 
 
+def last_line(code: int, message: str = "") -> str:
+    """How a program ended, in one line that people and the Slurm profile look for."""
+    reason = f": {message.splitlines()[0]}" if message else ""
+    if code == DONE:
+        return "isotone: done"
+    if code == UNFINISHED:
+        return f"isotone: interrupted (75), will resume when run again{reason}"
+    if code == CONFIGURATION:
+        return f"isotone: refused (78){reason}"
+    return f"isotone: failed ({code}){reason}"
+
+
+def _say_last(line: str) -> None:
+    """Print the last line, and add it to the log of the Slurm job that this program runs in."""
+    print(line, file=sys.stderr, flush=True)
+    if path := os.environ.get("ISOTONE_JOB_LOG"):
+        with contextlib.suppress(OSError), open(path, "a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a program's ``main`` and leave with its exit code.
 
     An `IsotoneError` prints its paragraph to stderr; any other exception is a
-    fault of Isotone and keeps its traceback.
+    fault of Isotone and keeps its traceback. The last line says how it ended.
     """
     try:
-        sys.exit(main() or DONE)
+        code = main() or DONE
     except IsotoneError as error:
         print(f"{error}", file=sys.stderr, flush=True)
+        halted = isinstance(error, Halted)
+        _say_last(f"isotone: halted: {error}" if halted else last_line(error.code, str(error)))
         sys.exit(error.code)
+    except Exception as error:
+        _say_last(last_line(1, f"{type(error).__name__}: {error}; a fault of Isotone, see the traceback"))
+        raise
+    _say_last(last_line(code))
+    sys.exit(code)

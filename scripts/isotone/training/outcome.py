@@ -16,9 +16,9 @@ from isotone.errors import (
     DIVERGED,
     ConfigurationError,
     Diverged,
+    Halted,
     InputOutputError,
     IsotoneError,
-    Unfinished,
 )
 from isotone.records import Json, read_json, write_json
 
@@ -41,11 +41,11 @@ def check_start(folder: Path, study_folder: Path) -> None:
     """Stop a start that cannot lead anywhere, before anything heavy is imported.
 
     Raises:
-        Unfinished: a HALT file stands.
+        Halted: a HALT file stands.
         ConfigurationError, Diverged: an earlier start with the same inputs ended so.
     """
     if place := halted(folder, study_folder):
-        raise Unfinished(f"{place} stands, so this run does not start. Remove it with `isotone resume`.")
+        raise Halted(f"{place} stands, so this run does not start. Remove it with `isotone resume`.")
     path = Path(folder) / "refused.json"
     if not path.exists():
         return

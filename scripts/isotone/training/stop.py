@@ -29,7 +29,8 @@ class Stop:
         self.folder, self.study_folder, self.grace, self.event = Path(folder), Path(study_folder), grace, event
         self.reason = ""
         self._deadline: float | None = None  # wall clock
-        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        # profiles/slurm/job.sh tells it where Slurm does not (before 23.02, or inside srun).
+        end = os.environ.get("SLURM_JOB_END_TIME") or os.environ.get("ISOTONE_JOB_END_TIME", "")
         self.job_end = float(end) if end.replace(".", "", 1).isdigit() else None
         self._looked = 0.0
         self._stacks: IO[str] | None = None
