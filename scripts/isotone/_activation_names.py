@@ -16,9 +16,12 @@ TABLE = "transformers.activations"
 
 
 def _register() -> None:
-    from isotone.models.activations import register
+    if "isotone.models.activations" in sys.modules:
+        return  # it is being imported right now, and registers its names itself
+    from isotone.models import activations
 
-    register()
+    if hasattr(activations, "register"):  # else it is being imported itself, and registers at its end
+        activations.register()
 
 
 class _Behind(importlib.abc.Loader):

@@ -69,3 +69,9 @@ def register() -> None:
 def base_name(name: str) -> str:
     """The activation behind an ``isotone_`` name, or the name itself."""
     return name.removeprefix(PREFIX)
+
+
+register()
+
+
+register()
