@@ -16,11 +16,9 @@ TABLE = "transformers.activations"
 
 
 def _register() -> None:
-    if "isotone.models.activations" in sys.modules:
-        return  # it is being imported right now, and registers its names itself
     from isotone.models import activations
 
-    if hasattr(activations, "register"):  # else it is being imported itself, and registers at its end
+    if hasattr(activations, "register"):  # else it is being imported right now, and registers at its end
         activations.register()
 
 

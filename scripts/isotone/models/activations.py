@@ -72,6 +72,3 @@ def base_name(name: str) -> str:
 
 
 register()
-
-
-register()
