@@ -127,7 +127,7 @@ def methods_tex(document: Json) -> str:
         f"loss of each constrained arm within {settings['nulls']['tolerance']:g} nats per token; the primary comparison is the smallest "
         "excess of J over them.",
         f"Differences are paired by document and seed. With several seeds intervals and tests treat seeds and documents as crossed "
-        f"random factors (two-way variance, Satterthwaite degrees of freedom \\cite{{satterthwaite1946}}); intervals over documents are "
+        f"random factors (two-way variance, Cochran and Cox's critical values \\cite{{cochran1957}}); intervals over documents are "
         f"BCa bootstrap \\cite{{efron1987}} with {report['resamples']} resamples at {percent(report['confidence'])}. Primary p values are "
         f"adjusted by Holm's method \\cite{{holm1979}}, the grid of all others by Benjamini and Hochberg \\cite{{benjamini1995}}. Success "
         "rates are compared by exact McNemar tests \\cite{mcnemar1947}. HotFlip follows \\cite{ebrahimi2018}, triggers "

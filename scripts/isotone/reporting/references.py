@@ -15,11 +15,10 @@ REFERENCES = """\
   journal = {The Annals of Applied Statistics},
   volume = {1}, number = {2}, pages = {386--411}, year = {2007}
 }
-@article{satterthwaite1946,
-  author = {Satterthwaite, F. E.},
-  title = {An Approximate Distribution of Estimates of Variance Components},
-  journal = {Biometrics Bulletin},
-  volume = {2}, number = {6}, pages = {110--114}, year = {1946}
+@book{cochran1957,
+  author = {Cochran, William G. and Cox, Gertrude M.},
+  title = {Experimental Designs},
+  edition = {2nd}, publisher = {Wiley}, address = {New York}, year = {1957}
 }
 @article{holm1979,
   author = {Holm, Sture},

@@ -120,7 +120,7 @@ def hierarchical(
     All seeds are measured on the same documents, so one draw of documents serves
     all drawn seeds: independent draws per seed would average the documents'
     differences away and give intervals that are too short. With few seeds the
-    interval is too short anyway (three seeds: about 80 % for a nominal 95 %);
+    interval is too short anyway (three seeds: about 85 % for a nominal 95 %);
     `two_way` is the one that claims rest on.
 
     Args:

