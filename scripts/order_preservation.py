@@ -11,7 +11,7 @@ from isotone.config.schema import parse
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="JSON: {order_preservation, document_start}")
+    parser.add_argument("--settings", required=True, help="JSON: {order, document_start}")
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--rows", type=Path, required=True, help="result, JSON Lines, schema order/1")
     parser.add_argument("--marker", type=Path, required=True, help="written last, JSON")

@@ -23,13 +23,14 @@ from torch import Tensor
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.proposals import Flip, best_flips, rank_flips
+from isotone.attacks.proposals import Flip, best_flips, rank_flips, with_saturation
 from isotone.attacks.search import Plan, Position, State, Trace, search
 from isotone.attacks.vocabulary import Vocabulary, survives
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+PER_POSITION = 2  # spreads M = 8 proposals over positions; 8 at one position lost a tenth of J
 DEEP = 4  # in the threat model `text`, so many times more proposals are looked at as are wanted
 
 
@@ -50,9 +51,7 @@ class Ranking:
         self.index_V = torch.full((len(self.embedding_VD),), -1)
         self.index_V[allowed] = torch.arange(len(allowed))
 
-    def best(
-        self, ids_T: np.ndarray, grad_TD: Tensor, rise_T: np.ndarray, places: np.ndarray, keep: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def best(self, ids_T: np.ndarray, grad_TD: Tensor, places: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
         """``(choice_PK, gain_PK)`` of `rank_flips` for one text."""
         standing_P = torch.from_numpy(ids_T[places])
         choice_PK, gain_PK = rank_flips(
@@ -60,7 +59,6 @@ class Ranking:
             self.allowed_AD,
             self.embedding_VD[standing_P],
             self.index_V[standing_P],
-            torch.from_numpy(rise_T[places]).float(),
             keep=keep,
         )
         return choice_PK.numpy(), gain_PK.numpy()
@@ -72,6 +70,7 @@ class GradientProposals:
 
     Attributes:
         count: proposals per state (M).
+        per_position: at most so many of them at one position.
         objective: gives the gradient; another model's for crossed gradients.
         tokenizer: given in the threat model `text`; flips that do not survive are rejected.
         clean: unchanged losses under ``objective`` by document; None: those of the search itself.
@@ -82,9 +81,11 @@ class GradientProposals:
     count: int
     tokenizer: Tokenizer | None = None
     clean: dict[str, np.ndarray] | None = None
+    per_position: int = PER_POSITION
 
     def __post_init__(self) -> None:
         self.ranking = Ranking(self.objective, self.vocabulary)
+        self.surprise_V = self.vocabulary.unigram_nll()
 
     def tables(
         self, asking: Sequence[Position], ledgers: dict[str, Ledger], keep: int
@@ -100,16 +101,19 @@ class GradientProposals:
             ledger.forward_tokens += self.objective.tokens(ids_BT.shape[1])
             ledger.backward_tokens += self.objective.tokens(ids_BT.shape[1])
             clean = position.clean if self.clean is None else self.clean[position.document.name]
-            rise_T = np.where(kept_BT[row], nll_BT[row] - clean, 0.0)
-            result.append(self.ranking.best(ids_BT[row], grad_BTD[row], rise_T, position.open, keep))
+            choice_PK, gain_PK = self.ranking.best(ids_BT[row], grad_BTD[row], position.open, keep)
+            surprise_T = self.surprise_V[ids_BT[row]]
+            gain_PK = with_saturation(gain_PK, position.open, nll_BT[row], clean, kept_BT[row], surprise_T)
+            result.append((choice_PK, gain_PK))
         return result
 
     def __call__(self, asking: Sequence[Position], ledgers: dict[str, Ledger]) -> list[list[Flip]]:
         """The best M flips of each state, by predicted rise of the objective."""
         wanted = self.count if self.tokenizer is None else DEEP * self.count
+        each = min(self.per_position, wanted)
         found = [
             best_flips(position.open, choice_PK, gain_PK, self.vocabulary.allowed, wanted)
-            for position, (choice_PK, gain_PK) in zip(asking, self.tables(asking, ledgers, wanted), strict=True)
+            for position, (choice_PK, gain_PK) in zip(asking, self.tables(asking, ledgers, each), strict=True)
         ]
         if self.tokenizer is None:
             return found
@@ -158,7 +162,7 @@ def one_shot(
     spent = Ledger(objective.tokens(ids_BT.shape[1]), objective.tokens(ids_BT.shape[1]))
     traces = []
     for document, clean, grad_TD in zip(documents, clean_BT, grad_BTD, strict=True):
-        choice_PK, gain_PK = ranking.best(document.ids, grad_TD, np.zeros(len(clean)), document.eligible, 1)
+        choice_PK, gain_PK = ranking.best(document.ids, grad_TD, document.eligible, 1)
         ranked = best_flips(document.eligible, choice_PK, gain_PK, ranking.vocabulary.allowed, len(document.eligible))
         chosen: list[Flip] = []
         for flip in ranked:

@@ -51,6 +51,11 @@ class Objective(Protocol):
     def scores(self, ids_BT: np.ndarray) -> np.ndarray:
         """NLL per scored position, ``[B, S]``."""
 
+    def flips(
+        self, ids_BT: np.ndarray, nll_BS: np.ndarray, rows_N: np.ndarray, places_N: np.ndarray, tokens_N: np.ndarray
+    ) -> np.ndarray:
+        """Scores of texts that differ in one token from texts with known scores, ``[N, S]``."""
+
     def slopes(self, ids_BT: np.ndarray, weights_BS: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """``(scores, gradient [B, T, D])`` of the weighted sum with respect to the embeddings."""
 
@@ -68,6 +73,13 @@ class TextObjective:
     def scores(self, ids_BT: np.ndarray) -> np.ndarray:
         """NLL per token, ``[B, T]``, float64; 0 at an unscored first token."""
         return self.scorer.texts(torch.from_numpy(ids_BT)).double().numpy()
+
+    def flips(
+        self, ids_BT: np.ndarray, nll_BT: np.ndarray, rows_N: np.ndarray, places_N: np.ndarray, tokens_N: np.ndarray
+    ) -> np.ndarray:
+        """NLL per token of texts that differ in one token from texts with known losses, ``[N, T]``, float64."""
+        known = torch.from_numpy(ids_BT), torch.from_numpy(nll_BT).float()
+        return self.scorer.flips(*known, rows_N, places_N, tokens_N).double().numpy()
 
     def slopes(self, ids_BT: np.ndarray, weights_BT: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """As `Objective.slopes`; scores in float64."""

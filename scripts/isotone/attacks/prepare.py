@@ -39,7 +39,7 @@ def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_fo
     )
     pieces = pieces_of(tokenizer, rows)
     allowed = allowed_tokens(pieces, tokenizer.all_special_ids, job.shared.vocabulary)
-    vocabulary = Vocabulary(allowed, pieces, shared.unigram_counts(search, allowed))
+    vocabulary = Vocabulary(allowed, pieces, shared.unigram_counts(search, rows))
     about: dict[str, Any] = {
         "stage": "attack_documents",
         "settings": as_mapping(job),

@@ -36,7 +36,8 @@ def draw(
 ) -> list[Flip]:
     """One random attack: ``flips`` distinct positions, one token each (fewer if too few are open or survive)."""
     generator = stream(seed, f"random/{variant}", document.name, restart=restart)
-    weights = vocabulary.counts if variant == "unigram" and vocabulary.counts.any() else None
+    counts = vocabulary.counts[vocabulary.allowed]
+    weights = counts if variant == "unigram" and np.count_nonzero(counts) > 1 else None
     places = generator.permutation(document.eligible)
     chosen: list[Flip] = []
     for place in places:

@@ -137,19 +137,23 @@ def _score(
 ) -> list[list[State]]:
     children: list[list[State]] = [[] for _ in traces]
     flat = [
-        (index, position, flip) for (index, position), flips in zip(asking, proposals, strict=True) for flip in flips
+        (row, index, position, flip)
+        for row, ((index, position), flips) in enumerate(zip(asking, proposals, strict=True))
+        for flip in flips
     ]
     if not flat:
         return children
-    ids_BT = np.stack([position.state.ids for _, position, _ in flat])
-    ids_BT[np.arange(len(flat)), [flip.position for _, _, flip in flat]] = [flip.token for _, _, flip in flat]
-    nll_BT = objective.scores(ids_BT)
-    check_numbers(nll_BT, [position.document.name for _, position, _ in flat])
-    clean_BT = np.stack([position.clean for _, position, _ in flat])
-    kept_BT = objective.counts(ids_BT != np.stack([position.document.ids for _, position, _ in flat]))
+    known_BT = np.stack([position.state.ids for _, position in asking])
+    rows, places, tokens = np.array([(row, flip.position, flip.token) for row, _, _, flip in flat]).T
+    ids_BT = known_BT[rows]
+    ids_BT[np.arange(len(flat)), places] = tokens
+    nll_BT = objective.flips(known_BT, np.stack([position.state.nll for _, position in asking]), rows, places, tokens)
+    check_numbers(nll_BT, [position.document.name for _, _, position, _ in flat])
+    clean_BT = np.stack([position.clean for _, _, position, _ in flat])
+    kept_BT = objective.counts(ids_BT != np.stack([position.document.ids for _, _, position, _ in flat]))
     damage_B = damage(nll_BT, clean_BT, kept_BT)
-    before_B = [position.state.damage for _, position, _ in flat]
-    for row, (index, position, flip) in enumerate(flat):
+    before_B = [position.state.damage for _, _, position, _ in flat]
+    for row, (_, index, position, flip) in enumerate(flat):
         state, ledger = position.state, ledgers[position.document.name]
         ledger.forward_tokens += objective.tokens(len(ids_BT[row]))
         ledger.candidates += 1

@@ -20,12 +20,16 @@ class Vocabulary:
     Attributes:
         allowed: ids that an attack may write, ascending.
         pieces: text of each id; "" for embedding rows that are no token.
-        counts: occurrences in the search documents, one per allowed id.
+        counts: occurrences of each id in the search documents.
     """
 
     allowed: np.ndarray
     pieces: list[str]
     counts: np.ndarray
+
+    def unigram_nll(self) -> np.ndarray:
+        """Surprise of each id without any context, nats: add-one counts of the search documents."""
+        return -np.log((self.counts + 1) / (self.counts + 1).sum())
 
 
 def pieces_of(tokenizer: Tokenizer, rows: int) -> list[str]:

@@ -162,5 +162,5 @@ class AttackJob:
 class OrderJob:
     """`scripts/order_preservation.py --settings`."""
 
-    order_preservation: OrderPreservation = section(OrderPreservation, "corpus, probes and nulls")
+    order: OrderPreservation = section(OrderPreservation, "corpus, probes and nulls")
     document_start: str = setting("bos", "token in front of every sentence", enum=["bos", "eos", "none"])

@@ -30,7 +30,7 @@ def order_preservation(job: OrderJob, folder: Path, rows: Path, marker: Path) ->
     def ids_of(sentence: str) -> list[int]:
         return [*front, *tokenizer.encode(sentence, add_special_tokens=False)]
 
-    settings = job.order_preservation
+    settings = job.order
     chains = graded.chains(settings.axes, settings.seed, lambda sentence: len(ids_of(sentence)))
     states = order.last_states(model, [ids_of(sentence) for chain in chains for sentence in chain.sentences])
     made = order.rows_of(chains, states, settings)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from isotone import loss, models
 from isotone.errors import ConfigurationError
@@ -23,6 +24,7 @@ from isotone.errors import ConfigurationError
 Result = TypeVar("Result")
 LOGIT_BYTES = 2 << 20  # logits of one chunk: what stays in a core's cache is scored about twice as fast
 ACTIVATION_BYTES = 64 << 20  # hidden states of one forward pass, all temporaries together
+STRIDE = 16  # flips whose unchanged fronts end in the same stride are scored together
 PADDING = 1.05  # a batch may hold so many times the tokens that it needs
 
 
@@ -163,6 +165,67 @@ class Scorer:
         for first in range(0, count, step):
             results += split_when_full(work, range(first, min(first + step, count)))
         return results
+
+    def flips(
+        self, ids_BT: Tensor, nll_BT: Tensor, rows_N: np.ndarray, places_N: np.ndarray, tokens_N: np.ndarray
+    ) -> Tensor:
+        """NLL of texts that differ from known ones in one token, ``[N, T]`` fp32 on the CPU.
+
+        A causal model computes the same in front of the flip, so that part is taken from the known
+        text: its losses as they are, its keys and values from a cache, cut at a multiple of `STRIDE`
+        (equal cuts share a batch; the cut depends on the flip alone, so a batch never changes a result).
+
+        Args:
+            ids_BT, nll_BT: the known texts and their losses.
+            rows_N, places_N, tokens_N: text, position (1 or later) and new token of each flip.
+        """
+        cuts_N = (places_N - 1) // STRIDE * STRIDE
+        result_NT = nll_BT[torch.from_numpy(rows_N)].clone()
+        known: dict[int, Any] = {}
+        for cut in np.unique(cuts_N).tolist():
+            chosen = np.flatnonzero(cuts_N == cut)
+            changed_BT = ids_BT[torch.from_numpy(rows_N[chosen])].clone()
+            changed_BT[torch.arange(len(chosen)), torch.from_numpy(places_N[chosen])] = torch.from_numpy(
+                tokens_N[chosen]
+            )
+            if cut == 0:
+                result_NT[torch.from_numpy(chosen)] = self.texts(changed_BT)
+                continue
+            if not known:
+                known = self._remember(ids_BT)
+            part = self._behind(known, rows_N[chosen], changed_BT, cut)
+            result_NT[torch.from_numpy(chosen), cut + 1 :] = part
+        return result_NT
+
+    @torch.inference_mode()
+    def _remember(self, ids_BT: Tensor) -> dict[int, Any]:
+        """Keys and values of every layer for some texts: ``{layer: (keys, values)}``, ``[B, heads, S, width]``."""
+
+        def run(rows: Sequence[int]) -> list[list[tuple[Tensor, Tensor]]]:
+            inputs_BS = self.inputs_of(ids_BT[rows[0] : rows[-1] + 1].to(self.device))
+            cache = self.model.base_model(input_ids=inputs_BS, use_cache=True).past_key_values
+            return [[(layer.keys[row], layer.values[row]) for layer in cache.layers] for row in range(len(rows))]
+
+        texts = self._in_batches(run, len(ids_BT), 2 * ids_BT.shape[1])
+        layers = range(len(texts[0]))
+        return {layer: tuple(torch.stack([text[layer][side] for text in texts]) for side in (0, 1)) for layer in layers}
+
+    def _behind(self, known: dict[int, Any], rows_N: np.ndarray, changed_NT: Tensor, cut: int) -> Tensor:
+        """NLL of the tokens behind position ``cut`` of texts that equal known ones up to there."""
+        start = cut + (self.prefix is not None)
+
+        @torch.inference_mode()
+        def score(part: Sequence[int]) -> list[Tensor]:
+            members = slice(part[0], part[-1] + 1)
+            rows = torch.from_numpy(rows_N[members]).to(self.device)
+            cache = DynamicCache()
+            for layer, (keys, values) in known.items():
+                cache.update(keys[rows, :, :start], values[rows, :, :start], layer)
+            ids_BT = changed_NT[members].to(self.device)
+            output = self.model.base_model(input_ids=ids_BT[:, cut:-1], past_key_values=cache, use_cache=True)
+            return list(self._nll_of_hidden(output.last_hidden_state, ids_BT[:, cut + 1 :]).cpu())
+
+        return torch.stack(self._in_batches(score, len(rows_N), changed_NT.shape[1]))
 
     def gradients(self, ids_BT: Tensor, weights_BT: Tensor) -> tuple[Tensor, Tensor]:
         """NLL of every token and the slope of their weighted sum at every text position.
