@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isotone.config.constraint import Constraint
+from isotone.config.criteria import Criterion
 from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 
@@ -136,3 +137,4 @@ class Operation:
         "",
         "your own command, run when the workflow ends; it sees ISOTONE_STATUS (success or failure), ISOTONE_STUDY, ISOTONE_FOLDER and ISOTONE_REPORT",
     )
+    criteria: list[Criterion] = setting([], "what a healthy run looks like; a run that breaks one is flagged or stopped")

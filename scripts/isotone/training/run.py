@@ -19,6 +19,7 @@ from isotone.models import load_model
 from isotone.records import Json
 from isotone.training import micro_batch
 from isotone.training.checkpoints import Store, retained
+from isotone.training.criteria import Judge
 from isotone.training.engine import Engine
 from isotone.training.faults import Ledger
 from isotone.training.finish import best_weights, finish, finished_before
@@ -185,6 +186,8 @@ def _prepare(
         Progress(leaf=training.leaf, identity=as_mapping(run.identity), versions=environment.versions()),
         max_epochs=run.max_epochs,
     )
+    if world.leads:
+        loop.parts.telemetry.judge = Judge(operation.criteria, run.folder, events)
     found = None
     if lease:
         loop.parts.saver = saver = _make_saver(loop, lease, events)

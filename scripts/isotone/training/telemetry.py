@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from isotone.progress import duration, quantity
+from isotone.training.criteria import Judge
+from isotone.training.gpu import recent_use
 from isotone.training.tfevents import EventWriter
 
 COLUMNS = (
@@ -49,7 +51,7 @@ class Events:
     def __call__(self, kind: str, **facts: Any) -> None:
         """Record one event; alarms are said aloud too."""
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-        if kind in ("alarm", "damaged", "out_of_memory", "skip", "roll_back"):
+        if kind in ("alarm", "damaged", "out_of_memory", "skip", "roll_back", "criterion", "advice"):
             say(f"{kind}: {json.dumps(facts, default=str)}")
         if self.rank:
             return
@@ -95,6 +97,8 @@ class History:
 
     def row(self, values: Mapping[str, Any]) -> None:
         """Append one step; a column without a value stays empty."""
+        if self._file is None:
+            return
         cells = [_cell(values.get(column)) for column in self.columns]
         with contextlib.suppress(OSError, ValueError):
             self._file.write(",".join(cells) + "\n")
@@ -134,6 +138,7 @@ class Telemetry:
         self.folder, self.name, self.rank, self.steps = Path(folder), name, rank, steps
         self.history = History(self.folder / "history.csv", groups) if rank == 0 else None
         self.board = EventWriter(self.folder / "tensorboard") if tensorboard and rank == 0 else None
+        self.judge: Judge | None = None
         self._beaten = self._spoken = time.monotonic()
         self._alarmed = False
         self._started = time.monotonic()
@@ -158,6 +163,8 @@ class Telemetry:
             self.history.row(row)
         if self.board:
             self.board.scalars(step, {key: value for key, value in row.items() if isinstance(value, float)})
+        if self.judge and not self.rank:
+            self.judge.step(row, lambda: recent_use(self.folder / "gpu.jsonl"))
         self.beat(row, goodput, force=force)
         self._speak(row)
 

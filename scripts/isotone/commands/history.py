@@ -1,0 +1,103 @@
+"""Reading the telemetry that runs leave: history.csv, heartbeat.json, gpu.jsonl, logs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BARS = "▁▂▃▄▅▆▇█"
+TROUBLE = re.compile(
+    r"error|exception|killed|refused|diverged|cannot|no space|out of memory|does not|is not", re.IGNORECASE
+)
+
+
+def number(text: str | None) -> float | None:
+    """A cell as a number; None if it is empty or not finite."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def read_history(path: Path) -> list[dict[str, float | None]]:
+    """The rows of a history.csv; a cut-off last line is left out."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            width = len(reader.fieldnames or [])
+            rows = [row for row in reader if None not in row.values() and len(row) == width]
+    except OSError:
+        return []
+    return [{key: number(value) for key, value in row.items()} for row in rows]
+
+
+def sparkline(values: Sequence[float | None], width: int = 16) -> str:
+    """A line of ``width`` small bars; each is the mean of its share of the values."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
+        return ""
+    count = min(width, len(known))
+    edges = [round(index * len(known) / count) for index in range(count + 1)]
+    means = [sum(known[low:high]) / (high - low) for low, high in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((mean - low) * scale)] for mean in means)
+
+
+def read_json_quietly(path: Path) -> dict[str, Any] | None:
+    """A JSON file, or None if it is not there or being written."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def tail(path: Path, size: int = 1 << 16) -> list[str]:
+    """The last lines of a file that may be large; empty if it is missing."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - size))
+            return file.read().decode("utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def last_error(log: Path) -> str:
+    """The line of a log that best says what went wrong; empty if none looks like it."""
+    lines = [line.strip() for line in tail(log) if line.strip()]
+    for line in reversed(lines[-40:]):
+        if TROUBLE.search(line):
+            return line
+    return ""
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files below a folder; files that vanish meanwhile count as nothing."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(parent, name)).st_size
+            except OSError:
+                continue
+    return total
+
+
+def benchmark_seconds(folder: Path) -> float:
+    """Wall seconds that Snakemake measured in the files below ``timings/`` (column ``s``)."""
+    total = 0.0
+    for path in folder.rglob("*.tsv"):
+        lines = tail(path)
+        for line in lines[1:]:
+            total += number(line.split("\t")[0]) or 0.0
+    return total
