@@ -31,6 +31,7 @@ rule train_baseline:
         mem_mb=4_000,
         runtime="4h",
         processes=1,
+        nodes=1,
         max_epochs_per_run=0,
     params:
         name="{arm}/seed-{seed}",
@@ -40,7 +41,7 @@ rule train_baseline:
         "--train $(dirname {input.train}) --validation $(dirname {input.validation}) "
         "--study-folder results/{wildcards.study} --name {params.name} "
         "--model {output.model} --history {output.history} --certificate {output.certificate} --marker {output.marker} "
-        '--settings {params.settings:q} --operation "$ISOTONE_OPERATION" --processes {resources.processes} '
+        '--settings {params.settings:q} --operation "$ISOTONE_OPERATION" --processes {resources.processes} --nodes {resources.nodes} '
         "--max-epochs-per-run {resources.max_epochs_per_run} --until-done >> {log} 2>&1"
 
 

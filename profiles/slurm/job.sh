@@ -34,6 +34,10 @@ case $ISOTONE_JOB_END_TIME in
 esac
 export ISOTONE_JOB_END_TIME
 
+# GPUs and the like per node: the inner steps do not inherit them, the launcher of several nodes passes them on.
+ISOTONE_NODE_GRES=$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.* TresPerNode=gres[:/]\([^ ]*\).*/\1/p')
+export ISOTONE_NODE_GRES
+
 echo "isotone: job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), $(date -u +%Y-%m-%dT%H:%M:%SZ)," \
     "partition $SLURM_JOB_PARTITION, nodes $SLURM_JOB_NODELIST"
 echo "isotone: host $(uname -n), $(uname -sr), ${SLURM_CPUS_ON_NODE:-?} CPUs of this job," \

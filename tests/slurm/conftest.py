@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.lab import SCRIPT, Lab, probe
+from tests.slurm.scene import Scene, checkout, quiet_run
+
+NODES = [f"n{index}" for index in range(1, 7)]
+AT_ONCE = 4  # scenarios that two cores carry at the same time
 
 
 def free_ports(count: int) -> int:
@@ -46,7 +52,44 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         lab.script("down")
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> tuple[Path, dict[str, str]]:
+    """The study run quietly on this machine, and the digests of its weights."""
+    folder = checkout(tmp_path_factory.mktemp("quiet") / "checkout")
+    return folder, quiet_run(folder, ["baseline", "mlp_both"])
+
+
+@pytest.fixture(scope="module")
+def played(
+    lab: Lab,
+    reference: tuple[Path, dict[str, str]],
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[dict[str, Future[None]]]:
+    """The selected scenarios of a module, some at a time, each on a node of its own."""
+    free: queue.Queue[str] = queue.Queue()
+    for node in NODES:
+        free.put(node)
+    base = tmp_path_factory.mktemp("scenes")
+
+    def play(scenario: object) -> None:
+        node = free.get()
+        try:
+            scenario(Scene(lab, *reference, base / scenario.__name__ / "checkout", node))
+        finally:
+            free.put(node)
+
+    chosen = {
+        item.callspec.params["scenario"]
+        for item in request.session.items
+        if item.module is request.module and "scenario" in getattr(item, "fixturenames", ())
+    }
+    pool = ThreadPoolExecutor(AT_ONCE)
+    yield {s.__name__: pool.submit(play, s) for s in request.module.SCENARIOS if s.__name__ in chosen}
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+@pytest.fixture(name="checkout")
+def probe_checkout(tmp_path: Path) -> Path:
     """A checkout with the probe workflow."""
     return probe(tmp_path / "probe")

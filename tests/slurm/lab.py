@@ -51,6 +51,7 @@ class Lab:
         self.environment = os.environ | {
             "ISOTONE_LAB": str(folder),
             "ISOTONE_LAB_PORT": str(port),
+            "ISOTONE_LAB_NODES": "6",
             "SLURM_CONF": str(folder / "etc/slurm.conf"),
             # Snakemake's own Python first, as in a shell whose environment is active.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}{os.pathsep}/usr/sbin",

@@ -7,6 +7,7 @@ at the exit code, and at ``outcome.json`` for codes that torchrun loses.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,24 +17,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from isotone.errors import UNFINISHED
+from isotone.errors import UNFINISHED, ConfigurationError
 from isotone.training.outcome import halted, read_outcome
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 WAIT_FOR_KILL = 60.0  # seconds that Slurm may take to end a requeued job
 
 
-def torchrun(processes: int, grace: float) -> list[str]:
-    """The command in front of the program that starts ``processes`` of it on this machine."""
-    return [
+def torchrun(processes: int, grace: float, nodes: int = 1) -> list[str]:
+    """The command in front of the program that starts ``processes`` of it in all.
+
+    Several nodes: srun starts one torchrun on each node of this Slurm job. Only inside
+    srun do the variables exist that tell the nodes apart, hence the shell.
+
+    Raises:
+        ConfigurationError: the nodes would not have equally many processes.
+    """
+    if processes % nodes:
+        raise ConfigurationError(
+            f"{processes} processes cannot be shared out equally to {nodes} nodes. Set the training rule's resources "
+            "processes and nodes so that one divides the other (profiles/slurm/config.yaml)."
+        )
+    launch = [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={processes}",
+        f"--nproc-per-node={processes // nodes}",
         f"--shutdown-timeout={max(1, round(grace))}",
         "--max-restarts=0",
     ]
+    if nodes == 1:
+        return [*launch, "--standalone"]
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    port = 20000 + (7 * job + int(time.time())) % 20000  # another one after each requeue: the old one may linger
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    if generic := os.environ.get("ISOTONE_NODE_GRES"):  # set by profiles/slurm/job.sh; a step does not inherit it
+        step.append(f"--gres={generic}")
+    place = "--nnodes=$SLURM_NNODES --node-rank=$SLURM_NODEID --master-addr=$SLURM_LAUNCH_NODE_IPADDR"
+    shell = f'exec {shlex.join(launch)} {place} --master-port={port} "$@"'
+    return [*step, "bash", "-c", shell, "torchrun"]
 
 
 class Supervisor:
@@ -70,7 +92,9 @@ class Supervisor:
         outcome = read_outcome(self.folder)
         if self.distributed and code and outcome is not None and outcome != before:
             code = int(outcome["code"])
-        return code if code >= 0 else 128 - code
+        if code < 0:  # died of a signal; if it was passed on by us, before the program could catch it
+            return UNFINISHED if self.asked else 128 - code
+        return code
 
     def until_done(self) -> int:
         """Run the command until it ends with anything but 75, or makes no progress.
@@ -85,9 +109,11 @@ class Supervisor:
                 return code
             if halted(self.folder, self.study_folder):
                 return code
+            if not self.asked and self._step() <= step:
+                return code
             if os.environ.get("SLURM_JOB_ID"):
                 return self._requeue(code)
-            if self.asked or self._step() <= step:
+            if self.asked:
                 return code
 
     def _step(self) -> int:
@@ -96,10 +122,14 @@ class Supervisor:
 
     def _requeue(self, code: int) -> int:
         """Ask Slurm to start this job again, then wait to be ended."""
-        scontrol = shutil.which("scontrol")
+        scontrol, job = shutil.which("scontrol"), os.environ["SLURM_JOB_ID"]
         if scontrol is None:
             return code
-        asked = subprocess.run([scontrol, "requeue", os.environ["SLURM_JOB_ID"]], capture_output=True, text=True)
+        shown = subprocess.run([scontrol, "-o", "show", "job", job], capture_output=True, text=True).stdout
+        state = next((word.partition("=")[2] for word in shown.split() if word.startswith("JobState=")), "")
+        if state not in ("", "RUNNING"):  # cancelled by its user, or requeued already: nothing to ask for
+            return code
+        asked = subprocess.run([scontrol, "requeue", job], capture_output=True, text=True)
         if asked.returncode:
             print(f"requeueing was refused ({asked.stderr.strip()}); exit {code}", file=sys.stderr, flush=True)
             return code

@@ -1,0 +1,172 @@
+"""One scenario: its own checkout, its own emulated node, one training run, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tests.slurm.lab import HERE, ROOT, Driver, Job, Lab, until
+
+PARTS = ["Snakefile", "rules", "scripts", "config", "profiles", "envs", "report", "requirements.lock"]
+MARKER = "results/lab/runs/{arm}/seed-42/train.json"
+
+
+def checkout(folder: Path) -> Path:
+    """The workflow as a fresh clone has it, with the study of these tests."""
+    folder.mkdir(parents=True)
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy2(ROOT / part, folder / part)
+    shutil.copy2(HERE / "study.yaml", folder / "study.yaml")
+    shutil.copytree(HERE / "slow", folder / "slow", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "profiles/slurm/site.sh").write_text('export PYTHONPATH="$PWD/slow"\n')
+    return folder
+
+
+def quiet_run(folder: Path, arms: list[str]) -> dict[str, str]:
+    """Run the study on this machine, undisturbed; SHA-256 of the final weights per arm."""
+    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--configfile", "study.yaml", "--"]
+    done = subprocess.run(
+        command + [MARKER.format(arm=arm) for arm in arms],
+        cwd=folder,
+        env=Lab(folder, 0).environment | {"SLURM_CONF": "/dev/null"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stdout[-3000:] + done.stderr[-3000:])
+    return {arm: json.loads((folder / MARKER.format(arm=arm)).read_text())["result"]["weights_sha256"] for arm in arms}
+
+
+class Scene:
+    """A checkout whose study is ready to train, and drivers for it."""
+
+    def __init__(self, lab: Lab, reference: Path, expected: dict[str, str], folder: Path, node: str) -> None:
+        """Everything up to the constrained starts is copied from the undisturbed run."""
+        self.lab, self.expected, self.folder, self.node = lab, expected, folder, node
+        checkout(folder)
+        skip = shutil.ignore_patterns("runs", "state", "logs", "timings")
+        shutil.copytree(reference / "results", folder / "results", ignore=skip)
+        self.arm, self.number = "baseline", ""
+
+    @property
+    def marker(self) -> Path:
+        """The last file of the run."""
+        return self.folder / MARKER.format(arm=self.arm)
+
+    def drive(self, *options: str, extra: str = "", environment: dict[str, str] | None = None) -> Driver:
+        """The study's driver, its jobs held to this scene's node."""
+        rule = "train_baseline" if self.arm == "baseline" else "train_monotonic"
+        resources = [f"{rule}:slurm_extra='--open-mode=append --nodelist={self.node} {extra}'", f"{rule}:mem_mb=2000"]
+        given = [option for option in options if re.match(r"\w+=", option)]
+        others = [option for option in options if option not in given]
+        resources += [f"{rule}:{option}" for option in given]
+        target = str(self.marker.relative_to(self.folder))
+        command = ["--configfile", "study.yaml", "--set-resources", *resources, *others, "--", target]
+        return Driver(self.lab, self.folder, *command, environment=environment)
+
+    def job(self, state: str = "RUNNING", seconds: float = 120) -> Job:
+        """The training job, once it is in that state."""
+        job = self.lab.job(self.folder, "rule_train", state, seconds)
+        self.number = self.number or job.number
+        return job
+
+    @property
+    def state(self) -> Path:
+        """The run's state folder."""
+        return next(path for path in (self.folder / "results/lab/state").iterdir() if path.is_dir())
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """What the run noted of these kinds, oldest first."""
+        files = list((self.folder / "results/lab/state").glob("*/events.jsonl"))
+        lines = files[0].read_text().splitlines() if files else []
+        return [event for event in map(json.loads, lines) if not kinds or event["event"] in kinds]
+
+    def step(self) -> int:
+        """The newest step the run told of."""
+        for beat in (self.folder / "results/lab/state").glob("*/heartbeat*.json"):
+            try:
+                return int(json.loads(beat.read_text())["step"])
+            except (ValueError, KeyError, OSError):
+                continue
+        return -1
+
+    def at_step(self, step: int, seconds: float = 150) -> Job:
+        """Wait until the run has come so far; its job."""
+        until(f"step {step} in {self.folder}", lambda: self.step() >= step, seconds, every=0.1)
+        return self.job()
+
+    def preempt(self, job: Job, hold: float = 1) -> None:
+        """Take the node away until the job is out, then give it back."""
+        guest = self.lab.preempt(job)
+        until("the preempted job to be out", lambda: not self.lab.jobs(self.folder, "rule_train", "RUNNING"), 60)
+        until(
+            "the guest to run",
+            lambda: "RUNNING" in self.lab.say("squeue", "-h", "-j", guest, "-o", "%T", check=False),
+            60,
+        )
+        self.lab.say("scancel", guest)
+
+    @contextmanager
+    def slow(self, what: str, seconds: float) -> Iterator[None]:
+        """Stretch validation or saving, wait until the run is there, then undo it at the end."""
+        (self.folder / f"slow-{what}").write_text(str(seconds))
+        sign = self.folder / {"validation": "validating", "save": "saving"}[what]
+        until(f"the run to reach its {what}", sign.exists, 150, every=0.05)
+        try:
+            yield
+        finally:
+            (self.folder / f"slow-{what}").unlink()
+
+    def lost(self) -> int:
+        """Steps computed twice, over all orderly ends."""
+        lost, left = 0, None
+        for event in self.events("exit", "resume"):
+            if event["event"] == "exit":
+                left = event["step"]
+            elif left is not None:
+                lost, left = lost + left - event["step"], None
+        return lost
+
+    def finish(
+        self, driver: Driver, *, requeues: int | None = None, retries: int | None = 0, lost: int | None = 0
+    ) -> None:
+        """The end that every scenario must come to: done by itself, the same weights, nothing twice."""
+        assert driver.wait(300) == 0, driver.said[-3000:]
+        marker = json.loads(self.marker.read_text())
+        assert marker["result"]["weights_sha256"] == self.expected[self.arm]
+        steps = [int(line.split(",")[0]) for line in (self.marker.parent / "history.csv").read_text().splitlines()[1:]]
+        assert steps == sorted(set(steps)) and len(steps) >= marker["result"]["steps"]
+        if retries is not None:
+            assert driver.said.count("Trying to restart job") == retries, driver.said[-3000:]
+        if requeues is not None:
+            assert len(self.lab.states(self.number)) == requeues + 1, self.lab.states(self.number)
+        if lost is not None:
+            assert self.lost() == lost, self.events("exit", "resume")
+
+    def pid(self) -> int:
+        """Process id of the training program itself (the lab's nodes are this machine)."""
+        return self.events("start", "resume")[-1]["pid"]
+
+    def end_program(self, number: int = signal.SIGKILL) -> None:
+        """Send the training program a signal."""
+        import os
+
+        os.kill(self.pid(), number)
+
+
+def seconds_between(first: str, second: str) -> float:
+    """Seconds from one event's time to another's."""
+    return (datetime.fromisoformat(second) - datetime.fromisoformat(first)).total_seconds()

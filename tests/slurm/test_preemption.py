@@ -1,0 +1,190 @@
+"""Whatever Slurm does to a training job: it ends by itself in the bits of an undisturbed local run."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import Future
+
+import pytest
+
+from tests.slurm.lab import Driver, until
+from tests.slurm.scene import Scene
+
+
+def preempted_in_mid_epoch(scene: Scene) -> None:
+    scene.arm = "mlp_both"
+    driver = scene.drive()
+    scene.preempt(scene.at_step(60))
+    scene.finish(driver, requeues=1)
+    assert scene.events("signal")[0]["name"] == "SIGTERM"
+
+
+def preempted_during_validation(scene: Scene) -> None:
+    driver = scene.drive()
+    with scene.slow("validation", 2.0):
+        guest = scene.lab.preempt(scene.job())
+        until("the signal", lambda: scene.events("exit"), 60)
+    until("the job to be out", lambda: not scene.lab.jobs(scene.folder, "rule_train", "RUNNING"), 60)
+    scene.lab.say("scancel", guest)
+    scene.finish(driver, requeues=1)
+
+
+def preempted_during_a_save(scene: Scene) -> None:
+    driver = scene.drive()
+    with scene.slow("save", 0.7):
+        scene.preempt(scene.job())
+    scene.finish(driver, requeues=1)
+
+
+def preempted_three_times(scene: Scene) -> None:
+    driver = scene.drive()
+    for step in (50, 150, 250):
+        scene.preempt(scene.at_step(step))
+    scene.finish(driver, requeues=3)
+
+
+def grace_shorter_than_a_save(scene: Scene) -> None:
+    """No grace but KillWait (10 s), and a save that takes longer: the steps since the last good save are lost, no more."""
+    driver = scene.drive("slurm_partition=brief")
+    job = scene.at_step(60)
+    saved = scene.events("save")[-1]["step"]
+    with scene.slow("save", 20):
+        scene.preempt(job)
+    scene.finish(driver, requeues=1, lost=None)
+    resumed = scene.events("resume")[0]["step"]
+    assert saved <= resumed
+
+
+def requeued_by_an_administrator(scene: Scene) -> None:
+    driver = scene.drive()
+    scene.lab.say("scontrol", "requeue", scene.at_step(60).number)
+    scene.finish(driver, requeues=1)
+
+
+def time_limit(scene: Scene) -> None:
+    """One minute, of which the signal leaves half; steps are slow, so that one start is never enough."""
+    (scene.folder / "slow-validation").write_text("3")
+    driver = scene.drive("runtime=1", extra="--signal=TERM@25")
+    until("the early signal", lambda: scene.events("signal", "exit"), 120)
+    (scene.folder / "slow-validation").unlink()
+    scene.finish(driver)
+    assert "TIMEOUT" not in scene.lab.states(scene.number or "0")
+
+
+def one_epoch_per_run(scene: Scene) -> None:
+    driver = scene.drive("max_epochs_per_run=1")
+    scene.job()
+    scene.finish(driver, requeues=3)
+
+
+def cancelled_by_the_user(scene: Scene) -> None:
+    """The driver sees it and submits again; what was saved on the signal is there."""
+    driver = scene.drive()
+    scene.lab.say("scancel", scene.at_step(60).number)
+    scene.finish(driver, requeues=0, retries=1)
+    assert scene.lab.states(scene.number) == ["CANCELLED"]
+
+
+def killed_program(scene: Scene) -> None:
+    driver = scene.drive()
+    scene.at_step(60)
+    scene.end_program(signal.SIGKILL)
+    scene.finish(driver, retries=1, lost=None)
+
+
+def over_memory(scene: Scene) -> None:
+    """Slurm kills what exceeds its request; the next attempt asks for more."""
+    driver = scene.drive("mem_mb=300 if attempt == 1 else 2000")
+    scene.job()
+    scene.finish(driver, retries=1, lost=None)
+
+
+def driver_killed(scene: Scene) -> None:
+    """Its job goes on; --unlock and the same command: one training at any time, the same bits."""
+    first = scene.drive()
+    old = scene.at_step(40)
+    first.kill(signal.SIGKILL)
+    assert Driver(scene.lab, scene.folder, "--configfile", "study.yaml", "--unlock").wait(60) == 0
+    second = scene.drive()
+    scene.finish(second)
+    assert f"Slurm job {old.number} " in second.said
+    alive = 0
+    for event in scene.events("start", "resume", "exit"):
+        alive += -1 if event["event"] == "exit" else 1
+        assert alive <= 1
+
+
+def driver_terminated(scene: Scene) -> None:
+    """SIGTERM: the driver submits nothing more, waits for its jobs and leaves them whole."""
+    driver = scene.drive()
+    scene.at_step(40)
+    driver.kill(signal.SIGTERM)
+    driver.wait(300)
+    again = scene.drive()
+    scene.finish(again)
+    assert len(scene.events("start", "resume")) == 1
+
+
+def two_drivers(scene: Scene) -> None:
+    """Two users in two clones at the same time, each with its own state: neither knows of the other."""
+    other = Scene(scene.lab, scene.folder, scene.expected, scene.folder.with_name("clone"), scene.node)
+    first, second = scene.drive(), other.drive()
+    scene.finish(first)
+    other.finish(second)
+
+
+def halted(scene: Scene) -> None:
+    """HALT outlasts retries and requeues; removing it lets the same command finish."""
+    driver = scene.drive()
+    scene.at_step(60)
+    halt = scene.folder / "results/lab/HALT"
+    halt.touch()
+    assert driver.wait(120) == 1
+    assert "isotone: halted" in driver.said and scene.events("exit")[-1]["code"] == 75
+    starts = len(scene.events("start", "resume"))
+    again = scene.drive()
+    assert again.wait(120) == 1 and len(scene.events("start", "resume")) == starts
+    halt.unlink()
+    scene.finish(scene.drive(), retries=None)
+
+
+def refused(scene: Scene) -> None:
+    """Exit 78 is said once and not tried again; with the cause mended the same command works."""
+    config = scene.folder / "results/lab/starts/baseline/model/config.json"
+    text = config.read_text()
+    config.write_text(text.replace("gpt_neox", "gpt_nonsense"))
+    began = time.monotonic()
+    driver = scene.drive()
+    assert driver.wait(120) == 1 and time.monotonic() - began < 100
+    assert "isotone: refused (78)" in driver.said and "has been submitted" in driver.said
+    assert driver.said.count("has been submitted") == 1
+    config.write_text(text)
+    for refusal in (scene.folder / "results/lab/state").glob("*/refused.json"):
+        refusal.unlink()
+    scene.finish(scene.drive(), retries=None)
+
+
+SCENARIOS = [
+    preempted_three_times,
+    preempted_in_mid_epoch,
+    preempted_during_validation,
+    preempted_during_a_save,
+    grace_shorter_than_a_save,
+    requeued_by_an_administrator,
+    time_limit,
+    one_epoch_per_run,
+    cancelled_by_the_user,
+    killed_program,
+    over_memory,
+    driver_killed,
+    driver_terminated,
+    two_drivers,
+    halted,
+    refused,
+]
+
+
+@pytest.mark.parametrize("scenario", [scenario.__name__ for scenario in SCENARIOS])
+def test_scenario(scenario: str, played: dict[str, Future[None]]) -> None:
+    played[scenario].result()
