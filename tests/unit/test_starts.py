@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isotone.config.constraint import Constraint
 from isotone.constraints import constrain, weight_maps
-from isotone.constraints.lift import FLOOR
+from isotone.constraints.lift import FLOOR, outside_autocast
 from isotone.constraints.scopes import constrained
 from isotone.errors import ConfigurationError
 from isotone.models import family_of
@@ -97,6 +97,27 @@ def test_lifted_weights_do_not_survive_bf16():
     assert (logits(lifted.bfloat16().float(), ids) - before).abs().max() > 1.5 * plain
 
 
+def test_lifted_projections_stay_outside_autocast():
+    import copy
+
+    ids, constraint = zoo.random_ids(2, 16), Constraint(scope="mlp_both", start="lift")
+    model = constrain(zoo.tiny("gpt_neox"), constraint, ids)
+    exact = logits(model, ids)
+
+    def error(candidate):
+        with torch.autocast("cpu", torch.bfloat16):
+            return (logits(candidate, ids).float() - exact).abs().mean()
+
+    guarded = copy.deepcopy(model)
+    outside_autocast(constrained(guarded, constraint))
+    assert torch.equal(logits(guarded, ids), exact)
+    assert error(guarded) < error(model)
+    again = copy.deepcopy(guarded)  # the copy computes with its own weights
+    with torch.no_grad():
+        constrained(again, constraint)[0].parameter.zero_()
+    assert torch.equal(logits(guarded, ids), exact) and not torch.equal(logits(again, ids), exact)
+
+
 def test_the_lift_keeps_the_residual_stream_centred_through_the_bias():
     ids = zoo.random_ids(2, 16)
     kept, loose = (
@@ -163,6 +184,17 @@ def test_the_strict_cone_starts_inside_itself(family, start):
         assert (weight < 0).any()  # elementwise it is signed
 
 
-def test_a_lift_inside_the_strict_cone_is_refused():
-    with pytest.raises(ConfigurationError, match="strict cone forbids"):
-        constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_both", start="lift", cone="strict"))
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"scope": "mlp_both", "start": "lift", "cone": "strict"}, "strict cone forbids"),
+        ({"scope": "mlp_both", "start": "keep"}, "needs non-negative weights"),
+        ({"scope": "mlp_both", "start": "no_ffn"}, "needs non-negative weights"),
+        ({"scope": "none", "start": "abs"}, "Choose a scope"),
+        ({"scope": "mlp_both", "start": "abs", "map": "sign_frozen"}, "keeps the pretrained signs"),
+        ({"scope": "mlp_both", "start": "abs", "add_bias": True}, "fits no biases"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_before_any_model_is_loaded(settings, why):
+    with pytest.raises(ConfigurationError, match=why):
+        Constraint(**settings)

@@ -59,8 +59,30 @@ class Constraint:
     block_reconstruction: BlockReconstruction = section(BlockReconstruction, "for start nnls_block")
 
     def __post_init__(self) -> None:
-        moves = self.scope != "none" and self.map not in ("sign_frozen", "free")
-        if moves and self.start == "keep":
-            raise ConfigurationError(
-                f'constraint.start is "keep", but scope {self.scope} needs non-negative weights. Choose abs, relu, nnls, nnls_block or lift.'
-            )
+        for wrong, sentence in (
+            (
+                self.scope != "none" and self.map not in ("sign_frozen", "free") and self.start in ("keep", "no_ffn"),
+                f'constraint.start is "{self.start}", but scope {self.scope} needs non-negative weights. '
+                "Choose abs, relu, nnls, nnls_block or lift.",
+            ),
+            (
+                self.scope == "none" and self.start not in ("keep", "no_ffn"),
+                f'constraint.start is "{self.start}", but scope none has no weights to start. Choose a scope.',
+            ),
+            (
+                self.map == "sign_frozen" and self.start != "keep",
+                f"constraint.map sign_frozen keeps the pretrained signs, which start {self.start} would change. "
+                "Choose start keep.",
+            ),
+            (
+                self.cone == "strict" and self.start == "lift",
+                "constraint.start is lift, which the strict cone forbids: centred coordinates leave no free constant. "
+                "Choose nnls, nnls_block, abs or relu.",
+            ),
+            (
+                self.add_bias and self.start not in ("nnls", "nnls_block"),
+                f"constraint.add_bias is true, but start {self.start} fits no biases. Choose nnls or nnls_block.",
+            ),
+        ):
+            if wrong:
+                raise ConfigurationError(sentence)

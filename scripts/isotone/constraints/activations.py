@@ -48,17 +48,19 @@ def isotonic_floor(name: str, z: Tensor) -> float:
     from transformers.activations import ACT2FN
 
     function, turn = ACT2FN[name], SHAPES[name].turn
-    z = z.double().flatten()
     low, high = turn + MARGIN, 0.0
-    if not bool((z < low).any()):
+    below = z.flatten()[z.flatten() < high].double().sort().values
+    if not len(below) or float(below[0]) >= low:
         return low
+    means = function(below).cumsum(0) / torch.arange(1, len(below) + 1, dtype=torch.float64, device=below.device)
 
     def excess(c: float) -> float:
-        return float(function(torch.tensor(c, dtype=torch.float64)) - function(z[z < c]).mean())
+        count = int(torch.searchsorted(below, torch.tensor(c, dtype=torch.float64, device=below.device)))
+        return float(function(torch.tensor(c, dtype=torch.float64)) - means[count - 1])
 
     if excess(low) >= 0:
         return low
-    for _ in range(60):  # s(c) rises above the turn and reaches 0 >= the mean at c = 0
+    for _ in range(60):  # s(c) rises above the turn and reaches 0, which is no less than the mean, at c = 0
         middle = 0.5 * (low + high)
         low, high = (middle, high) if excess(middle) < 0 else (low, middle)
     return high

@@ -30,11 +30,6 @@ def floor_of(settings: Constraint) -> float:
 def _check(model: nn.Module, settings: Constraint, ids_BT: Tensor | None) -> None:
     if settings.cone == "strict":
         require_centring(model, "constraint.cone strict")
-        if settings.start == "lift":
-            raise ConfigurationError(
-                "constraint.start is lift, which the strict cone forbids: there is no free constant in centred "
-                "coordinates. Choose nnls, nnls_block, abs or relu."
-            )
     needs = settings.start in ("nnls", "nnls_block") or settings.activation == "isotonic"
     if ids_BT is None and needs:
         raise ConfigurationError(
