@@ -77,7 +77,7 @@ def _budget(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json
 
 def _doubled(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json:
     """J after twice the search effort at the same flips, on one seed and a few documents."""
-    gate = f"{attack}: twice the search changes J by less than {TOLERANCE:.0%}"
+    gate = f"{attack}: twice the search changes J by less than {100 * TOLERANCE:g} %"
     variant = primary_variant(evidence.study, attack)
     for run in evidence.runs_of(arm):
         forms = evidence.attacks[run][attack]

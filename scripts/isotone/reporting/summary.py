@@ -55,19 +55,18 @@ def robustness_sentence(claim: Json, settings: Json) -> str:
     return f"{start}: these data cannot tell whether it differs from {against} ({facts}); {_needed(claim, settings)}."
 
 
-def quality_sentence(arm: str, entry: Json, reference: Json, protocol: str) -> str:
+def quality_sentence(arm: str, entry: Json, reference: Json, protocol: str, confidence: float) -> str:
     """What an arm costs in clean quality."""
-    cost, confidence = entry["cost"], entry["cost"]["method"]
+    cost = entry["cost"]
     before, after = reference["token_perplexity"]["value"], entry["token_perplexity"]["value"]
     start = f"{arm}: perplexity per token {before:.4g} -> {after:.4g} (protocol {protocol})"
-    span = f"{cost['value']:+.3f} nats per token, {_span(cost)}"
+    span = f"{cost['value']:+.3f} nats per token"
     if cost["interval"] is None:
         return f"{start}, {span}."
-    if cost["interval"][0] > 0:
-        return f"{start}: worse, {span} ({confidence})."
-    if cost["interval"][1] < 0:
-        return f"{start}: better, {span} ({confidence})."
-    return f"{start}: no difference beyond chance, {span} ({confidence})."
+    word = "no difference beyond chance"
+    if _beyond_chance(cost):
+        word = "worse" if cost["value"] > 0 else "better"
+    return f"{start}: {word}, {span} ({percent(confidence)} interval {_span(cost)})."
 
 
 def _beyond_chance(difference: Json) -> bool:
@@ -144,7 +143,13 @@ def summary(results: Json) -> Json:
     protocol = settings["perplexity"]["protocols"][0]
     known = {(claim["arm"], claim["attack"], claim["variant"]): claim for claim in claims}
     costs = [
-        quality_sentence(arm, results["quality"][arm][protocol], results["quality"][reference][protocol], protocol)
+        quality_sentence(
+            arm,
+            results["quality"][arm][protocol],
+            results["quality"][reference][protocol],
+            protocol,
+            settings["report"]["confidence"],
+        )
         for arm in results["arms"]
         if arm != reference and results["quality"][arm][protocol]["cost"]
     ]

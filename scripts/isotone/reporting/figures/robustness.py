@@ -216,8 +216,8 @@ def transfer(results: Json, attack: str) -> Any:
     names = in_order(results, matrix)
     values = np.array([[matrix[source][target]["value"] for target in names] for source in names])
     figure, axes = canvas(height=0.9 + 0.42 * len(names))
-    image = axes.imshow(values, cmap="cividis", aspect="auto")
-    middle = (values.min() + values.max()) / 2
+    image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=min(0.0, values.min()))
+    middle = (min(0.0, values.min()) + values.max()) / 2
     for row in range(len(names)):
         for column in range(len(names)):
             shade = "white" if values[row, column] < middle else "black"

@@ -65,6 +65,8 @@ def canvas(rows: int = 1, columns: int = 1, *, width: float = COLUMN, height: fl
 
 def save(figure: Any, folder: Path, name: str) -> None:
     """Write NAME.pdf and NAME.png without dates, and close the figure."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")  # once is enough: it costs more than drawing
     figure.savefig(
         folder / f"{name}.pdf", metadata={"CreationDate": None, "Producer": "matplotlib", "Creator": "Isotone"}
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from isotone.records import Json
 from isotone.reporting.figures.style import COLUMN, canvas, look
@@ -67,7 +68,8 @@ def training_curves(results: Json, folder: Path) -> Any:
                 )
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss, nats/token")
-    axes.legend(ncols=2)
+    if axes.has_data():
+        axes.legend(ncols=2)
     return figure
 
 
@@ -90,6 +92,7 @@ def order_by_depth(results: Json) -> Any:
                 axes.plot(*zip(*null, strict=True), color=style["color"], linestyle=line, linewidth=0.6, alpha=0.6)
     axes.set_xlabel("layer")
     axes.set_ylabel("share in order")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if drawn:
         axes.legend(ncols=2)
     return figure if drawn else None
@@ -132,7 +135,7 @@ def timeline(folder: Path) -> Any:
     A bar is one process from its first to its last event.
     """
     rows: dict[str, list[tuple[float, Json]]] = {}
-    for name, events in read_events(folder).items():
+    for name, events in sorted(read_events(folder).items()):
         times = [(when, event) for event in events if (when := _when(event)) is not None]
         if times:
             rows[name] = sorted(times, key=lambda pair: pair[0])

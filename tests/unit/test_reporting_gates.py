@@ -1,0 +1,121 @@
+"""Gates pass, fail and stay silent for the right reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from isotone.records import Json
+from isotone.reporting.evidence import Evidence, load_evidence
+from isotone.reporting.gates import gates
+from isotone.reporting.numbers import Sources
+from isotone.reporting.replays import transfer
+from synthetic_study import Planted, study_settings, write_study
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Evidence:
+    study = study_settings(
+        arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=("hotflip", "uat", "query", "random"), documents=24, resamples=300, transfer=("hotflip",)
+    )  # fmt: skip
+    return load_evidence(study, write_study(tmp_path, study, Planted()))
+
+
+def found(evidence: Evidence, arm: str = "mlp_in") -> dict[str, Json]:
+    sources = Sources(evidence)
+    _, replays = transfer(evidence, sources)
+    return {gate["gate"]: gate for gate in gates(evidence, sources, replays) if gate["arm"] == arm}
+
+
+def shift(evidence: Evidence, attack: str, variant: str, by: float, arm: str = "mlp_in") -> None:
+    for run in evidence.runs_of(arm):
+        evidence.attacks[run][attack][variant].columns["J"] += by
+
+
+def test_a_sound_study_passes_them_all(evidence: Evidence) -> None:
+    states = {name: gate["state"] for name, gate in found(evidence).items()}
+    assert states.pop("uat >= transfer") == "not run"
+    assert set(states.values()) == {"pass"}, states
+    assert len(states) == 11
+
+
+@pytest.mark.parametrize(
+    ("gate", "attack", "variant"),
+    [
+        ("hotflip greedy >= hotflip one_shot", "hotflip", "greedy"),
+        ("hotflip greedy >= query greedy", "hotflip", "greedy"),
+        ("query greedy >= random best_of_n", "query", "greedy"),
+        ("hotflip >= transfer", "hotflip", "greedy"),
+        ("hotflip: own gradients >= crossed gradients", "hotflip", "greedy"),
+        ("hotflip: twice the search changes J by less than 2 %", "hotflip", "greedy~doubled"),
+    ],
+)
+def test_each_fails_alone_when_its_order_breaks(evidence: Evidence, gate: str, attack: str, variant: str) -> None:
+    if variant == "greedy~doubled":
+        run = evidence.runs_of("mlp_in")[0]
+        evidence.attacks[run][attack][variant].columns["J"] *= 1.05
+    else:
+        shift(evidence, attack, variant, -0.5)
+    after = found(evidence)
+    assert after[gate]["state"] == "fail"
+    assert found(evidence, "baseline")[gate]["state"] == "pass"  # the other arm is not touched
+    if after[gate]["violations"] is not None and "twice" not in gate:
+        assert after[gate]["violations"] > 0.8 and after[gate]["difference"]["value"] < 0
+
+
+def test_the_rule_is_the_lower_bound_not_the_mean(evidence: Evidence) -> None:
+    """A mean above zero that chance explains does not pass."""
+    for run in evidence.runs_of("mlp_in"):
+        tables = evidence.attacks[run]
+        noise = np.random.default_rng(0).normal(0.02, 0.5, 24)
+        tables["query"]["greedy"].columns["J"] = tables["hotflip"]["greedy"].columns["J"] - noise
+    gate = found(evidence)["hotflip greedy >= query greedy"]
+    assert gate["difference"]["interval"][0] < 0 < gate["difference"]["interval"][1]
+    assert gate["state"] == "fail"
+
+
+def test_equal_attacks_pass(evidence: Evidence) -> None:
+    for run in evidence.runs_of("mlp_in"):
+        tables = evidence.attacks[run]["hotflip"]
+        tables["one_shot"].columns["J"] = tables["greedy"].columns["J"].copy()
+    gate = found(evidence)["hotflip greedy >= hotflip one_shot"]
+    assert gate["state"] == "pass" and gate["violations"] == 0
+
+
+def test_damage_that_falls_with_the_budget_fails(evidence: Evidence) -> None:
+    for run in evidence.runs_of("mlp_in"):
+        table = evidence.attacks[run]["query"]["greedy"]
+        assert table.curve_NK is not None
+        table.curve_NK = table.curve_NK[:, ::-1]
+    assert found(evidence)["query: J grows with the budget"]["state"] == "fail"
+
+
+def test_masked_gradients_are_noticed(evidence: Evidence) -> None:
+    name = "hotflip: predicted gains rank exact gains as well as on the reference"
+    assert found(evidence)[name]["correlation"] > 0.8
+    generator = np.random.default_rng(0)
+    for run in evidence.runs_of("mlp_in"):
+        table = evidence.attacks[run]["hotflip"]["greedy"]
+        table.predicted = generator.permutation(table.predicted)
+    assert found(evidence)[name]["state"] == "fail"
+
+
+def strip(evidence: Evidence, change: Any) -> None:
+    for run in evidence.runs_of("mlp_in"):
+        change(evidence.attacks[run])
+
+
+def test_what_was_not_measured_is_not_run_and_says_why(evidence: Evidence) -> None:
+    def change(attacks: dict) -> None:
+        attacks["hotflip"].pop("greedy~doubled", None)
+        attacks["hotflip"].pop("one_shot")
+        attacks["hotflip"]["greedy"].predicted = np.array([])
+        attacks["query"]["greedy"].curve_NK = None
+
+    strip(evidence, change)
+    after = found(evidence)
+    silent = {name: gate["why"] for name, gate in after.items() if gate["state"] == "not run"}
+    assert len(silent) == 5 and all(silent.values())
+    assert silent["hotflip greedy >= hotflip one_shot"] == "hotflip one_shot is not part of this study"
