@@ -35,7 +35,7 @@ def configuration_of(architecture: Architecture, end: int = 0) -> PreTrainedConf
         "tie_word_embeddings": False,
     }
     if architecture.family == "llama":
-        return LlamaConfig(num_key_value_heads=architecture.heads, **common)
+        return LlamaConfig(num_key_value_heads=architecture.heads, rms_norm_eps=1e-5, **common)
     return GPTNeoXConfig(use_parallel_residual=True, attention_dropout=0.0, hidden_dropout=0.0, **common)
 
 
