@@ -9,7 +9,7 @@ import numpy as np
 from isotone.records import Json
 from isotone.reporting.evidence import Evidence
 from isotone.reporting.expected import Run, compared_arms, primary_variant
-from isotone.reporting.numbers import Sources, number
+from isotone.reporting.numbers import Sources, draw_of, number
 from isotone.reporting.verdicts import plan, verdict
 from isotone.statistics import (
     Estimate,
@@ -37,7 +37,7 @@ def _claim(differences_SN: np.ndarray, evidence: Evidence) -> tuple[Estimate, Te
     if differences_SN.shape[0] > 1 and differences_SN.shape[1] > 1:
         return *two_way(differences_SN, confidence=report.confidence), "seeds and documents"
     column = differences_SN.mean(0)
-    estimate = bca_mean(column, confidence=report.confidence, resamples=report.resamples, seed=report.seed)
+    estimate = bca_mean(column, **draw_of(report))
     return estimate, sign_flip(column, seed=report.seed), "documents of one training run"
 
 
@@ -61,7 +61,7 @@ def compare(
     by_document, by_seed = differences_SN.mean(0), differences_SN.mean(1)
     estimate, test, scope = _claim(differences_SN, evidence)
     rows = sources.attack([Run(which, seed) for which in (name, other) for seed in seeds], attack)
-    options = {"confidence": report.confidence, "resamples": report.resamples, "seed": report.seed}
+    options = draw_of(report)
     several, documents = len(seeds) > 1, len(by_document)
     bootstraps = {"documents": bca_mean(by_document, **options)}
     tests = {"claim": test, "sign_flip_documents": sign_flip(by_document, seed=report.seed)}

@@ -9,7 +9,7 @@ import numpy as np
 from isotone.records import Json
 from isotone.reporting.evidence import Evidence
 from isotone.reporting.expected import Run
-from isotone.reporting.numbers import Sources, number
+from isotone.reporting.numbers import Sources, draw_of, number
 from isotone.statistics import bca_columns, kaplan_meier, wilson
 
 UNITS = {
@@ -51,7 +51,7 @@ def _curve(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows:
     width = min(table.curve_NK.shape[1] for table in tables if table.curve_NK is not None)
     mean_NK = np.mean([table.curve_NK[:, :width] for table in tables if table.curve_NK is not None], axis=0)
     spent_K = np.mean([table.forward_NK[:, :width].mean(0) for table in tables if table.forward_NK is not None], axis=0)
-    estimates = bca_columns(mean_NK, confidence=report.confidence, resamples=report.resamples, seed=report.seed)
+    estimates = bca_columns(mean_NK, **draw_of(report))
     return [
         {
             "flips": tables[0].flips_K[k],
@@ -70,7 +70,7 @@ def _flips_needed(evidence: Evidence, runs: list[Run], attack: str, variant: str
     thresholds = sorted(evidence.study.report.thresholds)
     threshold = thresholds[len(thresholds) // 2]
     above_NK = table.curve_NK > threshold
-    broken_N = above_NK.any(1)
+    broken_N = np.asarray(above_NK.any(1))
     flips_N = np.where(broken_N, above_NK.argmax(1), table.curve_NK.shape[1] - 1)
     survival = kaplan_meier(flips_N, broken_N, confidence=evidence.study.report.confidence)
     return {
@@ -106,7 +106,7 @@ def _entry(evidence: Evidence, runs: list[Run], attack: str, variant: str, sourc
     tables = [evidence.attacks[run][attack][variant] for run in runs]
     measures = [key for key in UNITS if all(key in table.columns for table in tables)]
     values_NC = np.mean([np.stack([table.columns[key] for key in measures], 1) for table in tables], axis=0)
-    estimates = bca_columns(values_NC, confidence=report.confidence, resamples=report.resamples, seed=report.seed)
+    estimates = bca_columns(values_NC, **draw_of(report))
     entry: Json = {
         key: number(estimate, UNITS[key], rows, seeds=len(runs), version="attack/1")
         for key, estimate in zip(measures, estimates, strict=True)

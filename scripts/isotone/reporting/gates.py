@@ -16,7 +16,7 @@ from scipy import stats
 from isotone.records import Json
 from isotone.reporting.evidence import DOUBLED, Evidence
 from isotone.reporting.expected import primary_variant
-from isotone.reporting.numbers import Sources, number
+from isotone.reporting.numbers import Sources, draw_of, number
 from isotone.reporting.replays import Replays
 from isotone.statistics import bca_mean
 
@@ -27,7 +27,7 @@ TOLERANCE = 0.02  # doubling the search may change J by less than this share
 def _paired(evidence: Evidence, gate: str, arm: str, better: np.ndarray, worse: np.ndarray, rows: str) -> Json:
     report = evidence.study.report
     differences = better - worse
-    estimate = bca_mean(differences, confidence=report.confidence, resamples=report.resamples, seed=report.seed)
+    estimate = bca_mean(differences, **draw_of(report))
     low = estimate.value if estimate.low is None else estimate.low
     return {
         "gate": gate,
@@ -142,7 +142,9 @@ def _against_transfer(
     return _paired(evidence, gate, arm, own, replayed[arm], sources.attack(evidence.runs_of(arm), attack))
 
 
-def _crossed(evidence: Evidence, arm: str, attack: str, crossed: dict[str, np.ndarray], sources: Sources) -> Json:
+def _crossed(
+    evidence: Evidence, arm: str, attack: str, crossed: dict[str, tuple[np.ndarray, np.ndarray]], sources: Sources
+) -> Json:
     """Proposals from the arm's own gradients against proposals from another model's, both scored on the arm."""
     gate = f"{attack}: own gradients >= crossed gradients"
     if arm not in crossed:
@@ -169,9 +171,11 @@ def gates(
         found.append(_order(evidence, arm, sources, ("hotflip", "greedy"), ("hotflip", "one_shot")))
         found.append(_order(evidence, arm, sources, ("hotflip", "greedy"), ("query", "greedy")))
         found.append(_order(evidence, arm, sources, ("query", "greedy"), ("random", "best_of_n")))
-        for attack in [name for name in ("hotflip", "query", "random", "gcg") if name in run]:
+        budgeted: list[str] = [name for name in ("hotflip", "query", "random", "gcg") if name in run]
+        searched: list[str] = [name for name in ("hotflip", "uat", "gcg") if name in run]
+        for attack in budgeted:
             found.append(_budget(evidence, arm, attack, sources))
-        for attack in [name for name in ("hotflip", "uat", "gcg") if name in run]:
+        for attack in searched:
             found.append(_doubled(evidence, arm, attack, sources))
             found.append(_against_transfer(evidence, arm, attack, replays.strongest.get(attack, {}), sources))
             if attack == "hotflip":

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
+from isotone.config.report import Report
 from isotone.records import Json, digest_of
 from isotone.reporting.evidence import Evidence
 from isotone.reporting.expected import Run
 from isotone.statistics.estimate import Estimate
 
 DIGITS = 10  # significant digits kept: the last bits of a sum depend on the linear algebra library
+
+
+class Draw(TypedDict):
+    """Options that all bootstraps of a study share."""
+
+    confidence: float
+    resamples: int
+    seed: int
+
+
+def draw_of(report: Report) -> Draw:
+    """The bootstrap options of a study's settings."""
+    return {"confidence": report.confidence, "resamples": report.resamples, "seed": report.seed}
 
 
 def rounded(value: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from isotone.records import Json
 from isotone.reporting.evidence import Evidence
 from isotone.reporting.expected import Run
-from isotone.reporting.numbers import Sources, number
+from isotone.reporting.numbers import Sources, draw_of, number
 from isotone.statistics import Estimate, bca_ratio, two_way
 
 PROTOCOL_VERSION = "perplexity/1"
@@ -37,7 +37,7 @@ def _pooled(evidence: Evidence, runs: list[Run], protocol: str, measure: str) ->
 
 def _measures(evidence: Evidence, runs: list[Run], protocol: str, sources: Sources) -> Json:
     report = evidence.study.report
-    options = {"confidence": report.confidence, "resamples": report.resamples, "seed": report.seed}
+    options = draw_of(report)
     nll, tokens, size, words = (_pooled(evidence, runs, protocol, key) for key in ("nll", "tokens", "bytes", "words"))
     facts = {"seeds": len(runs), "protocol": protocol, "version": PROTOCOL_VERSION}
     rows = sources.clean(runs)
@@ -79,7 +79,7 @@ def _cost(evidence: Evidence, name: str, protocol: str, sources: Sources) -> Jso
     if len(seeds) > 1 and weighted_SN.shape[1] > 1:
         estimate, test = two_way(weighted_SN, confidence=study.report.confidence)
         return number(estimate, "nats/token", rows, seeds=len(seeds), protocol=protocol, p=test.p)
-    options = {"confidence": study.report.confidence, "resamples": study.report.resamples, "seed": study.report.seed}
+    options = draw_of(study.report)
     estimate = bca_ratio(weighted_SN[0] * tokens.mean(), tokens, **options)
     return number(estimate, "nats/token", rows, seeds=1, protocol=protocol)
 

@@ -11,7 +11,7 @@ from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json
 from isotone.reporting.evidence import Evidence
 from isotone.reporting.expected import primary_variant, trained_runs
-from isotone.reporting.numbers import Sources, number
+from isotone.reporting.numbers import Sources, draw_of, number
 from isotone.reporting.rows import stream_rows
 from isotone.statistics import bca_mean
 
@@ -112,9 +112,7 @@ def transfer(evidence: Evidence, sources: Sources) -> tuple[Json, Replays]:
                 ]
                 values_N = np.array([np.mean([cells[pair][name] for pair in pairs]) for name in documents])
                 report = study.report
-                estimate = bca_mean(
-                    values_N, confidence=report.confidence, resamples=report.resamples, seed=report.seed
-                )
+                estimate = bca_mean(values_N, **draw_of(report))
                 matrix.setdefault(source, {})[target] = number(estimate, "nats/token", rows, pairs=len(pairs))
                 if source != target:
                     best = found.strongest[attack].get(target)

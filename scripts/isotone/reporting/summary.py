@@ -133,7 +133,7 @@ def headline(claims: list[Json]) -> str:
     for state, word in words.items():
         found = [f"{claim['arm']} ({claim['attack']})" for claim in claims if claim["verdict"] == state]
         parts += [f"{word}: {', '.join(found)}"] if found else []
-    return f"Compared with models of equal quality - {'; '.join(parts)}."
+    return f"Compared with models of equal quality, {'; '.join(parts)}."
 
 
 def summary(results: Json) -> Json:

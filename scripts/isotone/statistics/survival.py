@@ -26,7 +26,9 @@ class Survival:
     n: int
 
 
-def kaplan_meier(flips_N: Sequence[int], broken_N: Sequence[bool], *, confidence: float = 0.95) -> Survival:
+def kaplan_meier(
+    flips_N: Sequence[int] | np.ndarray, broken_N: Sequence[bool] | np.ndarray, *, confidence: float = 0.95
+) -> Survival:
     """Kaplan-Meier estimate of the flips needed, right-censored where a document never broke.
 
     Args:

@@ -28,7 +28,7 @@ LINES: list[Any] = [
     "-",
 ]
 
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.size": 7.5,
     "axes.titlesize": 8,
     "axes.labelsize": 7.5,
