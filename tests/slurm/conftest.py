@@ -6,16 +6,16 @@ import os
 import queue
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.lab import SCRIPT, Lab, probe
+from tests.slurm.lab import NODES, SCRIPT, Lab, probe
 from tests.slurm.scene import Scene, checkout, quiet_run
 
-NODES = [f"n{index}" for index in range(1, 7)]
 AT_ONCE = 4  # scenarios that two cores carry at the same time
 
 
@@ -70,14 +70,17 @@ def played(
     free: queue.Queue[str] = queue.Queue()
     for node in NODES:
         free.put(node)
+    taking = threading.Lock()
     base = tmp_path_factory.mktemp("scenes")
 
     def play(scenario: object) -> None:
-        node = free.get()
+        with taking:
+            nodes = [free.get() for _ in range(getattr(scenario, "nodes", 1))]
         try:
-            scenario(Scene(lab, *reference, base / scenario.__name__ / "checkout", node))
+            scenario(Scene(lab, *reference, base / scenario.__name__ / "checkout", *nodes))
         finally:
-            free.put(node)
+            for node in nodes:
+                free.put(node)
 
     chosen = {
         item.callspec.params["scenario"]

@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SCRIPT = HERE / "lab.sh"
 T = TypeVar("T")
+NODES = [f"n{index}" for index in range(1, 7)]
 
 # Tests look more often than a real driver should.
 QUICK = ["--seconds-between-status-checks", "3", "--slurm-init-seconds-before-status-checks", "2"]
@@ -51,7 +52,7 @@ class Lab:
         self.environment = os.environ | {
             "ISOTONE_LAB": str(folder),
             "ISOTONE_LAB_PORT": str(port),
-            "ISOTONE_LAB_NODES": "6",
+            "ISOTONE_LAB_NODES": str(len(NODES)),
             "SLURM_CONF": str(folder / "etc/slurm.conf"),
             # Snakemake's own Python first, as in a shell whose environment is active.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}{os.pathsep}/usr/sbin",

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.slurm.lab import HERE, ROOT, Driver, Job, Lab, until
+from tests.slurm.lab import HERE, NODES, ROOT, Driver, Job, Lab, until
 
 PARTS = ["Snakefile", "rules", "scripts", "config", "profiles", "envs", "report", "requirements.lock"]
 MARKER = "results/lab/runs/{arm}/seed-42/train.json"
@@ -53,9 +53,9 @@ def quiet_run(folder: Path, arms: list[str]) -> dict[str, str]:
 class Scene:
     """A checkout whose study is ready to train, and drivers for it."""
 
-    def __init__(self, lab: Lab, reference: Path, expected: dict[str, str], folder: Path, node: str) -> None:
+    def __init__(self, lab: Lab, reference: Path, expected: dict[str, str], folder: Path, *nodes: str) -> None:
         """Everything up to the constrained starts is copied from the undisturbed run."""
-        self.lab, self.expected, self.folder, self.node = lab, expected, folder, node
+        self.lab, self.expected, self.folder, self.nodes = lab, expected, folder, nodes
         checkout(folder)
         skip = shutil.ignore_patterns("runs", "state", "logs", "timings")
         shutil.copytree(reference / "results", folder / "results", ignore=skip)
@@ -67,14 +67,15 @@ class Scene:
         return self.folder / MARKER.format(arm=self.arm)
 
     def drive(self, *options: str, extra: str = "", environment: dict[str, str] | None = None) -> Driver:
-        """The study's driver, its jobs held to this scene's node."""
+        """The study's driver, its jobs held to this scene's nodes."""
+        others = ",".join(node for node in NODES if node not in self.nodes)
         rule = "train_baseline" if self.arm == "baseline" else "train_monotonic"
-        resources = [f"{rule}:slurm_extra='--open-mode=append --nodelist={self.node} {extra}'", f"{rule}:mem_mb=2000"]
+        resources = [f"{rule}:slurm_extra='--open-mode=append --exclude={others} {extra}'", f"{rule}:mem_mb=2000"]
         given = [option for option in options if re.match(r"\w+=", option)]
-        others = [option for option in options if option not in given]
+        rest = [option for option in options if option not in given]
         resources += [f"{rule}:{option}" for option in given]
         target = str(self.marker.relative_to(self.folder))
-        command = ["--configfile", "study.yaml", "--set-resources", *resources, *others, "--", target]
+        command = ["--configfile", "study.yaml", "--set-resources", *resources, *rest, "--", target]
         return Driver(self.lab, self.folder, *command, environment=environment)
 
     def job(self, state: str = "RUNNING", seconds: float = 120) -> Job:

@@ -128,7 +128,7 @@ def driver_terminated(scene: Scene) -> None:
 
 def two_drivers(scene: Scene) -> None:
     """Two users in two clones at the same time, each with its own state: neither knows of the other."""
-    other = Scene(scene.lab, scene.folder, scene.expected, scene.folder.with_name("clone"), scene.node)
+    other = Scene(scene.lab, scene.folder, scene.expected, scene.folder.with_name("clone"), *scene.nodes)
     first, second = scene.drive(), other.drive()
     scene.finish(first)
     other.finish(second)

@@ -1,0 +1,83 @@
+"""The profile as users type it, GPUs, several nodes, a driver that is itself a job."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab, until
+from tests.slurm.scene import Scene, checkout
+
+
+def test_the_literal_command_submits_with_the_profiles_resources(lab: Lab, tmp_path: Path) -> None:
+    """`snakemake --profile profiles/slurm`, nothing else: Slurm holds the first job with what config.yaml asks for."""
+    folder = checkout(tmp_path / "checkout")
+    command = [Path(sys.executable).with_name("snakemake"), "--profile", "profiles/slurm"]
+    with open(folder / "driver.log", "w") as log:
+        driver = subprocess.Popen(command, cwd=folder, env=lab.environment, stdout=log, stderr=log)
+    try:
+        job = until("a job", lambda: lab.jobs(folder), 60)[0]
+        shown = lab.say("scontrol", "-o", "show", "job", job.number)
+    finally:
+        driver.kill()
+        driver.wait()
+        lab.say("scancel", *(job.number for job in lab.jobs(folder)), check=False)
+    for expected in ("Partition=preempt", "Account=lab", "TimeLimit=01:00:00", "Requeue=1", "mem=2000M", "rule_corpus"):
+        assert expected in shown.replace("mem=2G", "mem=2000M"), shown
+
+
+def one_node_several_gpus(scene: Scene) -> None:
+    driver = scene.drive("gpu=2", "processes=2")
+    job = scene.at_step(60)
+    assert "gres/gpu=2" in scene.lab.say("scontrol", "-o", "show", "job", job.number)
+    scene.preempt(job)
+    scene.finish(driver, requeues=1)
+    assert {event["processes"] for event in scene.events("start", "resume")} == {2}
+
+
+def several_nodes(scene: Scene) -> None:
+    driver = scene.drive("mpi='srun'", "nodes=2", "tasks=2", "gres='gpu:1'", "tasks_per_gpu=0", "processes=2")
+    scene.preempt(scene.at_step(60))
+    scene.finish(driver, requeues=1)
+    assert {event["processes"] for event in scene.events("start", "resume")} == {2}
+
+
+def driver_as_a_job(scene: Scene) -> None:
+    """Put back into the queue in the middle, it finds its own lock, ends what it left behind and carries on."""
+    # The rest of the study is not wanted here: the last options name the target.
+    call = [
+        "sbatch",
+        "--parsable",
+        "-A",
+        "lab",
+        "-p",
+        "high",
+        f"--nodelist={scene.nodes[0]}",
+        "profiles/slurm/driver.sbatch",
+    ]
+    options = ["study.yaml", "--until", "train_baseline", "--seconds-between-status-checks", "3"]
+    number = subprocess.run(
+        [*call, *options], cwd=scene.folder, env=scene.lab.environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    scene.at_step(40)
+    scene.lab.say("scontrol", "requeue", number)
+    until("the marker", scene.marker.exists, 200)
+    said = (scene.folder / f"isotone-driver-{number}.log").read_text()
+    assert "left over from an earlier driver" in said
+    assert json.loads(scene.marker.read_text())["result"]["weights_sha256"] == scene.expected["baseline"]
+    scene.lab.say("scancel", number, check=False)
+
+
+several_nodes.nodes = 2  # type: ignore[attr-defined]
+
+SCENARIOS = [several_nodes, one_node_several_gpus, driver_as_a_job]
+
+
+@pytest.mark.parametrize("scenario", [scenario.__name__ for scenario in SCENARIOS])
+def test_scenario(scenario: str, played: dict[str, Future[None]]) -> None:
+    played[scenario].result()
