@@ -2,8 +2,8 @@
 
 A sweep is a study of its own with a short budget. Train it, then choose:
 
-    snakemake --profile profiles/local train_all --configfile config/config.yaml config/sweep.yaml
-    python scripts/sweep.py config/config.yaml config/sweep.yaml --ceiling 1.5 --winner winner.yaml
+    snakemake --profile profiles/local train_all --configfile config/config.yaml config/overlays/sweep.yaml
+    python scripts/sweep.py config/config.yaml config/overlays/sweep.yaml --ceiling 1.5 --winner winner.yaml
     snakemake --profile profiles/local --configfile config/config.yaml winner.yaml
 
 The rule: among arms whose perplexity ratio on validation text is at most the ceiling, the

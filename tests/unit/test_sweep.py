@@ -57,7 +57,7 @@ def sweep(root, monkeypatch):
 
 
 def configurations(root):
-    return [root / "config/config.yaml", root / "config/sweep.yaml"]
+    return [root / "config/config.yaml", root / "config/overlays/sweep.yaml"]
 
 
 def plant(sweep, root, results, damage, loss):
