@@ -146,7 +146,7 @@ rule transfer:
         names=[
             f"{arm}/seed-{seed}" for arm in study.arms for seed in study.seeds_of(arm)
         ],
-        settings=lambda wildcards: attack_settings(wildcards.attack),
+        settings=lambda wildcards: attack_settings(wildcards.attack)(wildcards),
         code=code_digest("transfer"),
     shell:
         "exec python scripts/transfer.py --attack {wildcards.attack} --settings {params.settings:q} "

@@ -3,6 +3,7 @@
 import os
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -143,13 +144,28 @@ def transfer_markers():
 
 
 def attack_settings(attack):
-    """Shared documents, the attack's own budget, and hotflip's, which others match."""
-    return settings(
-        shared=study.attacks.shared,
-        document_start=study.data.document_start,
-        hotflip=study.attacks.hotflip,
-        **({} if attack == "hotflip" else {attack: getattr(study.attacks, attack)}),
-    )
+    """A params function: shared documents, the attack's own budget, and hotflip's, which others match.
+
+    The doubled search of the gate runs on the first seed of each arm only, and on no control.
+    """
+
+    def of(wildcards):
+        gated = (
+            hasattr(wildcards, "arm")
+            and "~" not in wildcards.arm
+            and int(wildcards.seed) == study.seeds[0]
+        )
+        shared = (
+            study.attacks.shared if gated else replace(study.attacks.shared, doubling=0)
+        )
+        return settings(
+            shared=shared,
+            document_start=study.data.document_start,
+            hotflip=study.attacks.hotflip,
+            **({} if attack == "hotflip" else {attack: getattr(study.attacks, attack)}),
+        )
+
+    return of
 
 
 def everything():

@@ -4,7 +4,6 @@
 report: "../report/workflow.rst"
 
 
-
 rule aggregate:
     """Bring all rows together; refuse missing, duplicate or non-finite ones."""
     input:
