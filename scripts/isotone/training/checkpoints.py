@@ -64,8 +64,13 @@ class Store:
 
         Args:
             event: takes a kind and facts, for events.jsonl.
+
+        Raises:
+            OSError: if nothing can be written there.
         """
         self.folder, self.event = Path(folder), event
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "not writable", str(self.folder))
         for leftover in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
 

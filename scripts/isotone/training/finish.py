@@ -65,15 +65,16 @@ def best_weights(loop: Loop) -> bool:
         raise Diverged(
             "No validation of this run gave a finite loss. Lower training.learning_rate or look at the start weights."
         )
-    if saver is None or best["step"] == loop.progress.step:
-        return True
-    optimizer = loop.parts.optimizer
-    try:
-        found = saver.store.read(best["step"])
-    except InputOutputError:
-        loop.resume(saver.store.newest(loop.fits, before=best["step"] + 1))
+    damaged, optimizer = False, loop.parts.optimizer
+    if saver is not None and best["step"] != loop.progress.step:
+        try:
+            found = saver.store.read(best["step"])
+            optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
+        except InputOutputError:
+            damaged = True
+    if loop.parts.world.share(damaged):
+        loop.go_back(before=best["step"] + 1)
         return False
-    optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
     return True
 
 

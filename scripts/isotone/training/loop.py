@@ -72,11 +72,12 @@ class Loop:
         self.guard = Guard(parts.training.faults)
         self.step_seconds = 0.0
         self._clock = self._saved = time.monotonic()
+        self._resumed = 0
 
     def resume(self, found: Checkpoint | None) -> None:
         """Take over a checkpoint, read by the first process, in every process.
 
-        Without one the model is as it is: the start, or what `_roll_back` made of it.
+        Without one the model is as it is: at its start.
         """
         parts = self.parts
         if found is not None:
@@ -96,6 +97,15 @@ class Loop:
         parts.telemetry.resume(self.progress.step, self.progress.history)
         parts.gather.deal(self.progress.leaf)
         self._clock = self._saved = time.monotonic()
+        self._resumed = self.progress.step
+
+    def go_back(self, before: int | None = None) -> None:
+        """Return to the newest whole checkpoint below ``before``, or to the start weights."""
+        saver = self.parts.saver
+        found = saver.store.newest(self.fits, before) if saver else None
+        if self.parts.world.share(found is None):
+            self.parts.optimizer.restart(self.parts.start_weights())
+        self.resume(found)
 
     def fits(self, progress: Json) -> bool:
         """Whether a checkpoint is part of the history that the ledger tells."""
@@ -114,7 +124,7 @@ class Loop:
             if (step == 0 or schedule.is_epoch_end(step)) and not self._is_validated():
                 self._validate()
                 self._save()
-                epochs += step > 0
+                epochs += step > self._resumed
             if step >= schedule.steps:
                 break
             if self.max_epochs and epochs >= self.max_epochs:
@@ -210,10 +220,7 @@ class Loop:
             parts.saver.join()
         parts.ledger.add(anchor, step + 1, reason, parts.training.faults, write=parts.world.leads)
         parts.events("roll_back", step=step, to=anchor, number=len(parts.ledger.entries), reason=reason)
-        found = parts.saver.store.newest(self.fits) if parts.saver else None
-        if parts.world.share(found is None):
-            parts.optimizer.restart(parts.start_weights())
-        self.resume(found)
+        self.go_back()
 
     # Epoch ends
 
@@ -258,8 +265,9 @@ class Loop:
 
     def _save(self) -> None:
         self._saved = time.monotonic()
-        if self.parts.saver is None:
+        if self.parts.saver is None or self.parts.lease is None:
             return
+        self.parts.lease.check()
         saver, history = self.parts.saver, self.parts.telemetry.history
         self.progress.seconds, self._clock = self._seconds(), time.monotonic()
         self.progress.stall, saver.stall = self.progress.stall + saver.stall, 0.0

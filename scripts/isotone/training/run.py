@@ -26,7 +26,7 @@ from isotone.training.finish import best_weights, finish, finished_before
 from isotone.training.gather import Gatherer
 from isotone.training.gpu import Monitor
 from isotone.training.inputs import Run
-from isotone.training.lease import Lease
+from isotone.training.lease import Lease, LostLease
 from isotone.training.loop import Loop, Parts
 from isotone.training.optimizer import Optimizer
 from isotone.training.outcome import refuse, write_outcome
@@ -77,8 +77,8 @@ def train(run: Run) -> None:
 
 def _unusable(folder: Path, error: OSError) -> InputOutputError:
     return InputOutputError(
-        f"The state folder {folder} cannot be used ({error}). Make it writable, make room, or name another place in "
-        "the variable ISOTONE_STATE."
+        f"A file or folder cannot be used: {error}. Correct its permissions, or make room; checkpoints are in {folder}, "
+        "and the variable ISOTONE_STATE moves them elsewhere."
     )
 
 
@@ -93,11 +93,13 @@ def _hold(run: Run, world: World, events: Events, lease: Lease | None) -> None:
         if lease:
             (run.folder / "outcome.json").unlink(missing_ok=True)
         loop, model, before = _prepare(run, world, events, lease)
-        while True:
+        loop.run()
+        while not best_weights(loop):
             loop.run()
-            if world.share(best_weights(loop)):
-                break
         finish(loop, model, run, before)
+    except LostLease:
+        lease = None  # the state folder is the successor's
+        raise
     except IsotoneError as error:
         code, message = error.code, str(error)
         if lease:
