@@ -32,6 +32,13 @@ def free_ports(count: int) -> int:
     raise RuntimeError("no free ports for the lab")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenarios of a module run at the same time, so the first test waits for more than its own."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(2400))
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A running cluster of four nodes."""

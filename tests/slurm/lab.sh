@@ -13,7 +13,7 @@ set -euo pipefail
 
 LAB=${ISOTONE_LAB:-${TMPDIR:-/tmp}/isotone-lab}
 PORT=${ISOTONE_LAB_PORT:-27300}
-NODES=${ISOTONE_LAB_NODES:-4}
+NODES=${ISOTONE_LAB_NODES:-6}
 GPUS=${ISOTONE_LAB_GPUS:-2}
 export SLURM_CONF=$LAB/etc/slurm.conf
 PATH=$PATH:/usr/sbin:/sbin
@@ -163,7 +163,7 @@ stop() { # stop SIGNAL DAEMON
     local pid
     alive "$2" || return 0
     pid=$(pid_of "$2")
-    kill "-$1" "$pid"
+    kill "-$1" "$pid" 2>/dev/null || true
     for _ in $(seq 200); do
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.1

@@ -17,7 +17,7 @@ from typing import Any
 from tests.slurm.lab import HERE, NODES, ROOT, Driver, Job, Lab, until
 
 PARTS = ["Snakefile", "rules", "scripts", "config", "profiles", "envs", "report", "requirements.lock"]
-MARKER = "results/lab/runs/{arm}/seed-42/train.json"
+MARKER = "results/drill/runs/{arm}/seed-42/train.json"
 
 
 def checkout(folder: Path) -> Path:
@@ -28,7 +28,7 @@ def checkout(folder: Path) -> Path:
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
             shutil.copy2(ROOT / part, folder / part)
-    shutil.copy2(HERE / "study.yaml", folder / "study.yaml")
+    shutil.copy2(ROOT / "profiles/slurm/drill.yaml", folder / "study.yaml")
     shutil.copytree(HERE / "slow", folder / "slow", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "profiles/slurm/site.sh").write_text('export PYTHONPATH="$PWD/slow"\n')
     return folder
@@ -43,7 +43,7 @@ def quiet_run(folder: Path, arms: list[str]) -> dict[str, str]:
         env=Lab(folder, 0).environment | {"SLURM_CONF": "/dev/null"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     if done.returncode:
         raise RuntimeError(done.stdout[-3000:] + done.stderr[-3000:])
@@ -78,7 +78,7 @@ class Scene:
         command = ["--configfile", "study.yaml", "--set-resources", *resources, *rest, "--", target]
         return Driver(self.lab, self.folder, *command, environment=environment)
 
-    def job(self, state: str = "RUNNING", seconds: float = 120) -> Job:
+    def job(self, state: str = "RUNNING", seconds: float = 300) -> Job:
         """The training job, once it is in that state."""
         job = self.lab.job(self.folder, "rule_train", state, seconds)
         self.number = self.number or job.number
@@ -87,24 +87,24 @@ class Scene:
     @property
     def state(self) -> Path:
         """The run's state folder."""
-        return next(path for path in (self.folder / "results/lab/state").iterdir() if path.is_dir())
+        return next(path for path in (self.folder / "results/drill/state").iterdir() if path.is_dir())
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """What the run noted of these kinds, oldest first."""
-        files = list((self.folder / "results/lab/state").glob("*/events.jsonl"))
+        files = list((self.folder / "results/drill/state").glob("*/events.jsonl"))
         lines = files[0].read_text().splitlines() if files else []
         return [event for event in map(json.loads, lines) if not kinds or event["event"] in kinds]
 
     def step(self) -> int:
         """The newest step the run told of."""
-        for beat in (self.folder / "results/lab/state").glob("*/heartbeat*.json"):
+        for beat in (self.folder / "results/drill/state").glob("*/heartbeat*.json"):
             try:
                 return int(json.loads(beat.read_text())["step"])
             except (ValueError, KeyError, OSError):
                 continue
         return -1
 
-    def at_step(self, step: int, seconds: float = 150) -> Job:
+    def at_step(self, step: int, seconds: float = 400) -> Job:
         """Wait until the run has come so far; its job."""
         until(f"step {step} in {self.folder}", lambda: self.step() >= step, seconds, every=0.1)
         return self.job()
@@ -112,7 +112,7 @@ class Scene:
     def preempt(self, job: Job, hold: float = 1) -> None:
         """Take the node away until the job is out, then give it back."""
         guest = self.lab.preempt(job)
-        until("the preempted job to be out", lambda: not self.lab.jobs(self.folder, "rule_train", "RUNNING"), 60)
+        until("the preempted job to be out", lambda: not self.lab.jobs(self.folder, "rule_train", "RUNNING"), 300)
         until(
             "the guest to run",
             lambda: "RUNNING" in self.lab.say("squeue", "-h", "-j", guest, "-o", "%T", check=False),
@@ -125,7 +125,7 @@ class Scene:
         """Stretch validation or saving, wait until the run is there, then undo it at the end."""
         (self.folder / f"slow-{what}").write_text(str(seconds))
         sign = self.folder / {"validation": "validating", "save": "saving"}[what]
-        until(f"the run to reach its {what}", sign.exists, 150, every=0.05)
+        until(f"the run to reach its {what}", sign.exists, 400, every=0.05)
         try:
             yield
         finally:
@@ -145,7 +145,7 @@ class Scene:
         self, driver: Driver, *, requeues: int | None = None, retries: int | None = 0, lost: int | None = 0
     ) -> None:
         """The end that every scenario must come to: done by itself, the same weights, nothing twice."""
-        assert driver.wait(300) == 0, driver.said[-3000:]
+        assert driver.wait() == 0, driver.said[-3000:]
         marker = json.loads(self.marker.read_text())
         assert marker["result"]["weights_sha256"] == self.expected[self.arm]
         steps = [int(line.split(",")[0]) for line in (self.marker.parent / "history.csv").read_text().splitlines()[1:]]

@@ -72,7 +72,7 @@ def storm(
     for node in NODES:
         lab.script("start", f"slurmd-{node}")
         lab.say("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-    until("all nodes to be back", lambda: not any(storm.down(node) for node in NODES), 60)
+    until("all nodes to be back", lambda: not any(storm.down(node) for node in NODES), 300)
 
 
 def test_a_running_job_and_its_driver_live_without_controller_and_accounting(storm: Storm) -> None:

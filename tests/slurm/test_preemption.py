@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from concurrent.futures import Future
 
 import pytest
@@ -24,8 +23,8 @@ def preempted_during_validation(scene: Scene) -> None:
     driver = scene.drive()
     with scene.slow("validation", 2.0):
         guest = scene.lab.preempt(scene.job())
-        until("the signal", lambda: scene.events("exit"), 60)
-    until("the job to be out", lambda: not scene.lab.jobs(scene.folder, "rule_train", "RUNNING"), 60)
+        until("the signal", lambda: scene.events("exit"), 300)
+    until("the job to be out", lambda: not scene.lab.jobs(scene.folder, "rule_train", "RUNNING"), 300)
     scene.lab.say("scancel", guest)
     scene.finish(driver, requeues=1)
 
@@ -63,10 +62,10 @@ def requeued_by_an_administrator(scene: Scene) -> None:
 
 
 def time_limit(scene: Scene) -> None:
-    """One minute, of which the signal leaves half; steps are slow, so that one start is never enough."""
+    """Two minutes, of which the signal leaves half; validation is slow, so that one start is not enough."""
     (scene.folder / "slow-validation").write_text("3")
-    driver = scene.drive("runtime=1", extra="--signal=TERM@25")
-    until("the early signal", lambda: scene.events("signal", "exit"), 120)
+    driver = scene.drive("runtime=2", extra="--signal=TERM@60")
+    until("the early signal", lambda: scene.events("signal", "exit"), 300)
     (scene.folder / "slow-validation").unlink()
     scene.finish(driver)
     assert "TIMEOUT" not in scene.lab.states(scene.number or "0")
@@ -120,7 +119,7 @@ def driver_terminated(scene: Scene) -> None:
     driver = scene.drive()
     scene.at_step(40)
     driver.kill(signal.SIGTERM)
-    driver.wait(300)
+    driver.wait()
     again = scene.drive()
     scene.finish(again)
     assert len(scene.events("start", "resume")) == 1
@@ -138,29 +137,28 @@ def halted(scene: Scene) -> None:
     """HALT outlasts retries and requeues; removing it lets the same command finish."""
     driver = scene.drive()
     scene.at_step(60)
-    halt = scene.folder / "results/lab/HALT"
+    halt = scene.folder / "results/drill/HALT"
     halt.touch()
-    assert driver.wait(120) == 1
+    assert driver.wait(400) == 1
     assert "isotone: halted" in driver.said and scene.events("exit")[-1]["code"] == 75
     starts = len(scene.events("start", "resume"))
     again = scene.drive()
-    assert again.wait(120) == 1 and len(scene.events("start", "resume")) == starts
+    assert again.wait(400) == 1 and len(scene.events("start", "resume")) == starts
     halt.unlink()
     scene.finish(scene.drive(), retries=None)
 
 
 def refused(scene: Scene) -> None:
     """Exit 78 is said once and not tried again; with the cause mended the same command works."""
-    config = scene.folder / "results/lab/starts/baseline/model/config.json"
+    config = scene.folder / "results/drill/starts/baseline/model/config.json"
     text = config.read_text()
     config.write_text(text.replace("gpt_neox", "gpt_nonsense"))
-    began = time.monotonic()
     driver = scene.drive()
-    assert driver.wait(120) == 1 and time.monotonic() - began < 100
+    assert driver.wait(400) == 1
     assert "isotone: refused (78)" in driver.said and "has been submitted" in driver.said
     assert driver.said.count("has been submitted") == 1
     config.write_text(text)
-    for refusal in (scene.folder / "results/lab/state").glob("*/refused.json"):
+    for refusal in (scene.folder / "results/drill/state").glob("*/refused.json"):
         refusal.unlink()
     scene.finish(scene.drive(), retries=None)
 

@@ -66,7 +66,7 @@ def driver_as_a_job(scene: Scene) -> None:
     ).stdout.strip()
     scene.at_step(40)
     scene.lab.say("scontrol", "requeue", number)
-    until("the marker", scene.marker.exists, 200)
+    until("the marker", scene.marker.exists, 600)
     said = (scene.folder / f"isotone-driver-{number}.log").read_text()
     assert "left over from an earlier driver" in said
     assert json.loads(scene.marker.read_text())["result"]["weights_sha256"] == scene.expected["baseline"]
