@@ -153,3 +153,9 @@ def test_alternatives_are_tried_in_order(tmp_path):
 def test_parts_of_the_embedded_corpus_do_not_exist(tmp_path):
     with pytest.raises(ConfigurationError, match="has no parts"):
         make_corpus(parse(Data, {"splits": {"test": ["test"]}}), tmp_path)
+
+
+def test_held_out_parts_are_bounded_too(tmp_path):
+    data = parse(Data, {"held_out_documents": 25, "splits": {"test": ["test"]}})
+    facts = build_splits(data, tmp_path, lambda names: ("test", many(90)), many(300)[100:], Troubles())
+    assert facts["test"]["documents"] == 25

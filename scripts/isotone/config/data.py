@@ -105,7 +105,9 @@ class Source:
     name: str = setting("", "dataset id (source: hub)", pattern=r"^$|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
     revision: str = setting("", "pinned dataset revision (source: hub)")
     subset: str = setting("", "dataset configuration name (source: hub)")
-    split: str = setting("train", "dataset split (source: hub), or the part of a local folder that is read where it exists")
+    split: str = setting(
+        "train", "dataset split (source: hub), or the part of a local folder that is read where it exists"
+    )
     column: str = setting("text", "column that holds the text")
     messages: str = setting("", "column that holds chat messages, instead of text; empty: none")
     plain_text: str = setting("file", "what one document of a .txt file is", enum=["file", "paragraph", "line"])
@@ -123,6 +125,9 @@ class Data(Source):
 
     alternatives: list[Source] = setting([], "sources that are tried in order when the first one cannot be had")
     documents: int = setting(0, "at most so many documents; 0: all", minimum=0)
+    held_out_documents: int = setting(
+        2000, "at most so many documents of each part that splits name; 0: all", minimum=0
+    )
     seed: int = setting(0, "which documents go into which split")
     document_start: str = setting(
         "bos",

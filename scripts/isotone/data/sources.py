@@ -64,9 +64,9 @@ def _first_part(source: Source, troubles: Troubles, limit: int, names: list[str]
     raise ConfigurationError("data.splits names parts of which none can be had. " + " ".join(failures))
 
 
-def wanted_rows(settings: Data) -> int:
-    """Rows to fetch for ``data.documents``: some more, because copies and empty ones are left out; 0: all."""
-    return math.ceil(1.1 * settings.documents) + 100 if settings.documents else 0
+def wanted_rows(documents: int) -> int:
+    """Rows to fetch for so many documents: some more, because copies and empty ones are left out; 0: all."""
+    return math.ceil(1.1 * documents) + 100 if documents else 0
 
 
 def fetch_data(settings: Data) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def fetch_data(settings: Data) -> dict[str, Any]:
     reasons = []
     for candidate in settings.candidates():
         try:
-            open_source(candidate, Troubles(), None, wanted_rows(settings))
+            open_source(candidate, Troubles(), None, wanted_rows(settings.documents))
             for names in settings.splits.held_out().values():
-                _first_part(candidate, Troubles(), wanted_rows(settings), names)
+                _first_part(candidate, Troubles(), wanted_rows(settings.held_out_documents), names)
         except ConfigurationError as error:
             reasons.append(str(error))
             continue
@@ -102,13 +102,13 @@ def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
     for candidate in settings.candidates():
         troubles = Troubles()
         try:
-            main = open_source(candidate, troubles, None, wanted_rows(settings))
+            main = open_source(candidate, troubles, None, wanted_rows(settings.documents))
         except IsotoneError as error:
             failed.append({"source": candidate.source, "reason": str(error)})
             if candidate is not settings.candidates()[-1]:
                 say(f"{error}\n  The next of data.alternatives is tried.")
             continue
-        open_part = functools.partial(_first_part, candidate, troubles, wanted_rows(settings))
+        open_part = functools.partial(_first_part, candidate, troubles, wanted_rows(settings.held_out_documents))
         facts = build_splits(settings, folder, open_part, main, troubles)
         if troubles.counts:
             say(f"data: left out {troubles.sentence()}.")

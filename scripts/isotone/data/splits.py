@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,8 @@ def build_splits(
     for names, owners in _owners(settings.splits).items():
         part, documents = open_part(list(names))
         shares = {owner: 1 / len(owners) + 1e-12 for owner in owners}
-        for document, digest in _clean(documents, held_out, troubles, "copy"):
+        bound = settings.held_out_documents or None
+        for document, digest in islice(_clean(documents, held_out, troubles, "copy"), bound):
             split = place(digest, settings.seed, shares)
             writers[split or owners[-1]].add(document, digest)
         for owner in owners:
