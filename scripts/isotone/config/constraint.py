@@ -26,7 +26,7 @@ class BlockReconstruction:
     """Gradient steps that fit each feed-forward block to the unconstrained one."""
 
     steps: int = setting(150, "Adam steps per block", minimum=0)
-    learning_rate: float = setting(1e-2, "Adam learning rate", exclusiveMinimum=0)
+    learning_rate: float = setting(1e-3, "Adam learning rate", exclusiveMinimum=0)
 
 
 @dataclass(frozen=True)
