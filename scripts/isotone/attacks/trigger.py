@@ -28,6 +28,8 @@ from isotone.records import Json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+SLICE = 4  # the fixed slice holds so many mini-batches: it is read once a step, and a small one would be overfitted
+
 
 def by_length(documents: Sequence[Document]) -> list[list[int]]:
     """Indices of documents of equal length, so that no text is padded."""
@@ -110,12 +112,17 @@ class Proposals(Protocol):
 
 @dataclass
 class Slots:
-    """Gradient proposals: the best ``count`` tokens of one slot (in turn), or draws from the best of all slots (GCG)."""
+    """Gradient proposals: several slots at once and single slots, or draws from the best of all slots (GCG).
+
+    For triggers the gradient is a good guide (rank correlation with exact gains 0.6 to 0.8 on a small
+    model) and gains of single slots are small, so the best tokens of the 1, 2, 4 ... best slots are
+    tried together, beside single changes.
+    """
 
     embedding_VD: Tensor
     vocabulary: Vocabulary
     count: int
-    top: int = 0  # 0: one slot at a time; else GCG's draws from the top of every slot
+    top: int = 0  # above 0: GCG's draws from the top of every slot
     allowed_AD: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,18 +130,29 @@ class Slots:
 
     def __call__(self, trigger_L: np.ndarray, grad_LD: Tensor, step: int, generator: np.random.Generator) -> np.ndarray:
         """`Proposals`."""
-        gain_LA = (grad_LD @ self.allowed_AD.T).numpy()
+        current_LD = self.embedding_VD[torch.from_numpy(trigger_L)]
+        gain_LA = (grad_LD @ self.allowed_AD.T - (grad_LD * current_LD).sum(-1, keepdim=True)).numpy()
         gain_LA[trigger_L[:, None] == self.vocabulary.allowed[None]] = -np.inf
-        if not self.top:
-            slot = step % len(trigger_L)
-            best = np.argsort(-gain_LA[slot], kind="stable")[: self.count]
-            slots = np.full(len(best), slot)
-        else:
-            ranked_LK = np.argsort(-gain_LA, axis=1, kind="stable")[:, : min(self.top, gain_LA.shape[1] - 1)]
+        keep = min(max(self.top, self.count), gain_LA.shape[1] - 1)
+        ranked_LK = np.argsort(-gain_LA, axis=1, kind="stable")[:, :keep]
+        if self.top:
             slots = generator.integers(len(trigger_L), size=self.count)
             best = ranked_LK[slots, generator.integers(ranked_LK.shape[1], size=self.count)]
-        variants_NL = np.repeat(trigger_L[None], len(best), axis=0)
-        variants_NL[np.arange(len(best)), slots] = self.vocabulary.allowed[best]
+            return self._single(trigger_L, slots, best)
+        order = np.argsort(-gain_LA[np.arange(len(trigger_L)), ranked_LK[:, 0]], kind="stable")
+        sizes = [size for size in (2**power for power in range(1, 10)) if size < len(order)]
+        together = [order[:size] for size in [*sizes, len(order)]][: self.count // 2]
+        joint_NL = np.repeat(trigger_L[None], len(together), axis=0)
+        for row, slots in zip(joint_NL, together, strict=True):
+            row[slots] = self.vocabulary.allowed[ranked_LK[slots, 0]]
+        singles = self.count - len(joint_NL)
+        turn = np.arange(singles) % len(order)
+        single_NL = self._single(trigger_L, order[turn], ranked_LK[order[turn], np.arange(singles) // len(order)])
+        return np.concatenate([joint_NL, single_NL])
+
+    def _single(self, trigger_L: np.ndarray, slots: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        variants_NL = np.repeat(trigger_L[None], len(slots), axis=0)
+        variants_NL[np.arange(len(slots)), slots] = self.vocabulary.allowed[choice]
         return variants_NL
 
 
@@ -156,12 +174,12 @@ def search_trigger(
     the trigger there, and better on the fixed slice too (the mini-batch alone would be overfitted).
 
     Returns:
-        ``{restart, trigger, J, curve: [{forward_tokens, J}], ledger}``, J on the fixed slice.
+        ``{restart, trigger, J, curve: [{forward_tokens, J, trigger}], ledger}``, J on the fixed slice.
     """
     before = replace(target.ledger)
     count = len(target.documents)
     batch = min(batch, count)
-    fixed = stream(seed, attack, "fixed slice").permutation(count)[:batch].tolist()
+    fixed = stream(seed, attack, "fixed slice").permutation(count)[: SLICE * batch].tolist()
     trigger_L = _start(vocabulary, target.length, stream(seed, attack, "start", restart=restart), tokenizer)
     best = float(target.rises(trigger_L[None], fixed)[0])
     candidates, curve = 0, []
@@ -169,7 +187,7 @@ def search_trigger(
     def spent() -> int:
         return target.ledger.forward_tokens - before.forward_tokens
 
-    curve.append({"forward_tokens": spent(), "J": best})
+    curve.append({"forward_tokens": spent(), "J": best, "trigger": trigger_L.tolist()})
     for step in range(iterations):
         generator = stream(seed, attack, "search", restart=restart, step=step)
         which = sorted(generator.permutation(count)[:batch].tolist())
@@ -185,7 +203,7 @@ def search_trigger(
                 confirmed = float(target.rises(variants_NL[winner : winner + 1], fixed)[0])
                 if confirmed > best:
                     trigger_L, best = variants_NL[winner], confirmed
-        curve.append({"forward_tokens": spent(), "J": best})
+        curve.append({"forward_tokens": spent(), "J": best, "trigger": trigger_L.tolist()})
     backward = target.ledger.backward_tokens - before.backward_tokens
     ledger = Ledger(spent(), backward, candidates)
     return {"restart": restart, "trigger": trigger_L.tolist(), "J": best, "curve": curve, "ledger": ledger.as_row()}
