@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isotone.config.constraint import Constraint
-from isotone.constraints import constrain, weight_maps
-from isotone.constraints.lift import FLOOR, outside_autocast
+from isotone.constraints import constrain, guard_precision, weight_maps
+from isotone.constraints.lift import FLOOR
 from isotone.constraints.scopes import constrained
 from isotone.errors import ConfigurationError
 from isotone.models import family_of
@@ -109,7 +109,9 @@ def test_lifted_projections_stay_outside_autocast():
             return (logits(candidate, ids).float() - exact).abs().mean()
 
     guarded = copy.deepcopy(model)
-    outside_autocast(constrained(guarded, constraint))
+    guard_precision(guarded, Constraint(scope="mlp_both", start="abs"))
+    assert error(guarded) == error(model)  # only lifted weights need it
+    guard_precision(guarded, constraint)
     assert torch.equal(logits(guarded, ids), exact)
     assert error(guarded) < error(model)
     again = copy.deepcopy(guarded)  # the copy computes with its own weights

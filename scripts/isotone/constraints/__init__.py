@@ -4,6 +4,15 @@ from isotone.constraints.capture import calibration_ids
 from isotone.constraints.certificate import certify
 from isotone.constraints.maps import WeightMap, weight_maps
 from isotone.constraints.scopes import SCOPE_ROLES, scopes_of
-from isotone.constraints.starts import constrain
+from isotone.constraints.starts import constrain, guard_precision
 
-__all__ = ["SCOPE_ROLES", "WeightMap", "calibration_ids", "certify", "constrain", "scopes_of", "weight_maps"]
+__all__ = [
+    "SCOPE_ROLES",
+    "WeightMap",
+    "calibration_ids",
+    "certify",
+    "constrain",
+    "guard_precision",
+    "scopes_of",
+    "weight_maps",
+]

@@ -82,7 +82,7 @@ def lift_columns(projection: Projection, mean_input_I: Tensor | None = None) -> 
 def _in_fp32(module: nn.Module, x: Tensor) -> Tensor:
     forward: Any = type(module).forward
     with torch.autocast(x.device.type, enabled=False):
-        return forward(module, x.float())
+        return forward(module, x.to(module.get_parameter("weight").dtype))
 
 
 def outside_autocast(projections: Sequence[Projection]) -> None:

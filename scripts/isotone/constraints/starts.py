@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isotone.config.constraint import Constraint
 from isotone.constraints.coordinates import coordinates_of
-from isotone.constraints.lift import FLOOR, fold_gain, lift, require_centring
+from isotone.constraints.lift import FLOOR, fold_gain, lift, outside_autocast, require_centring
 from isotone.constraints.maps import weight_maps
 from isotone.constraints.scopes import constrained, selected_sublayers
 from isotone.errors import ConfigurationError
@@ -109,3 +109,9 @@ def constrain(model: PreTrainedModel, settings: Constraint, calibration: Tensor 
         model = calibrate(model, teacher, settings, calibration)
     settle(model, settings)
     return model
+
+
+def guard_precision(model: nn.Module, settings: Constraint) -> None:
+    """Before training in bf16: lifted projections compute in the precision of their weights."""
+    if settings.start == "lift":
+        outside_autocast(constrained(model, settings))

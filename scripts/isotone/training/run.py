@@ -12,7 +12,7 @@ import torch
 
 from isotone import environment
 from isotone.config.schema import as_mapping
-from isotone.constraints import weight_maps
+from isotone.constraints import guard_precision, weight_maps
 from isotone.data.blocks import Blocks, TokenSplit
 from isotone.errors import UNFINISHED, ConfigurationError, InputOutputError, IsotoneError
 from isotone.models import load_model
@@ -140,6 +140,7 @@ def _prepare(
     stop = Stop(run.folder, run.study_folder, grace=operation.grace, event=events)
     stop.install()
     model = load_model(run.start, device=world.device)
+    guard_precision(model, job.constraint)
     maps = weight_maps(model, job.constraint)
     before = {name: model.get_parameter(name).detach().clone() for name in maps}
     if training.pure_bf16:
