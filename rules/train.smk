@@ -104,6 +104,7 @@ rule null:
     input:
         reference=f"results/{{study}}/runs/{study.report.reference}/seed-{{seed}}/model",
         arm="results/{study}/runs/{arm}/seed-{seed}/model",
+        base="results/{study}/base",
         validation="results/{study}/data/validation/data.json",
     output:
         model=directory("results/{study}/runs/{arm}~{kind}/seed-{seed}/model"),
@@ -127,9 +128,11 @@ rule null:
             tolerance=study.nulls.tolerance,
             seed=study.nulls.seed,
             length=study.training.length,
+            blocks=study.training.validation_blocks,
         ),
         code=code_digest("null"),
     shell:
         "exec python scripts/null.py --settings {params.settings:q} --reference {input.reference} --arm {input.arm} "
-        "--validation $(dirname {input.validation}) --model {output.model} --history {output.history} "
+        "--validation $(dirname {input.validation}) --checkpoints {input.base}/milestones "
+        "--model {output.model} --history {output.history} "
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"
