@@ -20,6 +20,19 @@ def _arithmetic(name: str) -> Any:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
+def _check_memory(model: Any) -> None:
+    """Before a large model is loaded, if its size is known already."""
+    import torch
+    from isotone.capacity import check_machine, shape_of
+
+    try:
+        shape = shape_of(model)
+    except errors.ConfigurationError:
+        return
+    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    check_machine(shape, [(gpu.name, gpu.total_memory) for gpu in found])
+
+
 def _check_disk(folder: Path, needed: int) -> dict[str, int]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     room = environment.head_room(folder.parent)
@@ -52,6 +65,7 @@ def main() -> None:
     settings = parse(Setup, json.loads(arguments.settings), "setup.py --settings")
     start = time.monotonic()
     environment.deterministic(settings.base_seed)
+    _check_memory(settings.model)
     train = arguments.documents / "train.parquet"
     model, tokenizer = open_model(settings.model, documents=train, seed=settings.base_seed)
     check_fit(model, tokenizer, settings.length)

@@ -7,12 +7,15 @@ choose a device or to see that a week would not suffice. No torch.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isotone.config.data import Model
 from isotone.config.training import Training
+from isotone.environment import total_memory
 from isotone.errors import ConfigurationError
 
 GIB = 2**30
@@ -200,3 +203,30 @@ def check_fits(shape: Shape, training: Training, device_bytes: int, device: str)
         f"{device} has {device_bytes / GIB:.0f} GiB. Take a smaller model or a larger device; sharding over devices is planned, "
         "not there (this configuration is plan-only here)."
     )
+
+
+def check_machine(shape: Shape, devices: Sequence[tuple[str, int]]) -> None:
+    """Refuse a model that no device here, and none that the profile names, can train.
+
+    The largest device counts: the profile's, if it says ISOTONE_DEVICE_GIB (``profiles/slurm/site.sh``),
+    else the GPUs of this machine, else its memory, unless this is a Slurm job, which may run
+    beside the nodes that will train.
+
+    Args:
+        devices: name and bytes of each GPU here.
+
+    Raises:
+        ConfigurationError: with the arithmetic.
+    """
+    stated = os.environ.get("ISOTONE_DEVICE_GIB", "")
+    if stated:
+        if not stated.replace(".", "", 1).isdigit():
+            raise ConfigurationError(
+                f"ISOTONE_DEVICE_GIB is {stated!r}. Say how many GiB a device of the profile has, such as 80."
+            )
+        check_fits(shape, Training(), int(float(stated) * GIB), "a device of the profile (ISOTONE_DEVICE_GIB)")
+    elif devices:
+        name, size = max(devices, key=lambda device: device[1])
+        check_fits(shape, Training(), size, name)
+    elif "SLURM_JOB_ID" not in os.environ:
+        check_fits(shape, Training(), total_memory(), "this machine, which has no GPU,")
