@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study, read_study
-from isotone.records import digest_of, write_json, write_marker
+from isotone.records import digest_of
 
 WORDS = ["and", "the", "lord", "said", "unto", "them", "go", "forth", "in", "peace", "water", "stone"]
 VARIANTS = {
@@ -56,6 +55,7 @@ class Planted:
     noise: float = 0.03
     doubling: float = 1.005
     hostile: str = ""
+    context: int = 24
 
 
 def study_settings(
@@ -97,6 +97,16 @@ def _rng(*keys: Any) -> np.random.Generator:
     return np.random.default_rng(int(digest_of([str(key) for key in keys])[:12], 16))
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Without the library's fsync: hundreds of these files need to outlive no crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def write_marker(path: Path, stage: str, **parts: Any) -> None:
+    write_json(path, {"stage": stage, **parts})
+
+
 def _write_lines(path: Path, schema: str, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
@@ -117,7 +127,7 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
         clean_D = 3.0 + planted.clean.get(arm, 0.0) + document_D
         for index in range(count):
             J, clean = float(J_D[index]), float(clean_D[index])
-            context = [WORDS[(index + step) % len(WORDS)] + " " for step in range(24)]
+            context = [WORDS[(index + step) % len(WORDS)] + " " for step in range(planted.context)]
             if planted.hostile:
                 context[3] = planted.hostile
             share = np.linspace(0, 1, flips + 1)
