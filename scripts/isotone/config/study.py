@@ -15,7 +15,7 @@ from isotone.config.schema import as_mapping, check, merge, parse, section, sett
 from isotone.config.training import Operation, Training, TrainJob
 from isotone.errors import ConfigurationError
 
-ARM_NAME = r"^[a-z][a-z0-9_]*$"
+ARM_NAME = r"[a-z][a-z0-9_]*"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Arm:
 class Study:
     """A complete study."""
 
-    study: str = setting(description="name; results go to results/<study>/", pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    study: str = setting(description="name; results go to results/<study>/", pattern=r"^[a-z0-9][a-z0-9_-]*$(?!\n)")
     seeds: list[int] = setting([42, 1337, 2024], "training seeds: order of recovery and dropout only", minItems=1)
     model: Model = section(Model, "the pretrained model")
     base: Base = section(Base, "pretraining, source scratch only")
@@ -61,7 +61,7 @@ class Study:
                 f"seeds is {self.seeds}, which repeats a seed. Each seed is one independent run; list it once."
             )
         for name in self.arms:
-            if not re.match(ARM_NAME, name):
+            if not re.fullmatch(ARM_NAME, name):
                 raise ConfigurationError(
                     f'arms has the name "{name}". Use small letters, digits and _, starting with a letter.'
                 )

@@ -1,0 +1,244 @@
+"""`python -m isotone`: what a study's folder says about itself."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from isotone.commands import checkpoints, checks, doctor, estimate, history, resume, slurm_queue, status, survey
+from isotone.commands.checks_slurm import jobs_of, submission
+from isotone.commands.studies import known_studies, study_of_files, study_of_results
+from isotone.config.schema import as_mapping
+from isotone.config.study import read_study
+from isotone.errors import ConfigurationError
+from isotone.records import file_digest
+
+RAW = {
+    "study": "demo",
+    "seeds": [1, 2],
+    "arms": {"baseline": {}, "both": {"constraint": {"scope": "mlp_both", "start": "abs"}}},
+    "attacks": {"run": ["hotflip"]},
+    "nulls": {"kinds": ["tempered"], "attacks": []},
+}
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", "/dev/null")
+    monkeypatch.delenv("ISOTONE_STATE", raising=False)
+    folder = tmp_path / "results" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(as_mapping(read_study(RAW, "demo"))))
+    return folder
+
+
+def put(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def state(study, name, age=0.0, **files):
+    folder = study / "state" / name.replace("/", "-")
+    beat = {"name": name, "time": time.time() - age, "step": 30, "steps": 90, "loss": 3.5, "tokens_per_second": 1234.0}
+    put(folder / "heartbeat.json", beat | {"eta_seconds": 60.0, "epoch": 0.5})
+    put(folder / "history.csv", "step,loss,seconds\n" + "".join(f"{i},{9 - i / 10},{i}\n" for i in range(30)) + "30,5")
+    for file, value in files.items():
+        put(folder / f"{file}.json", value)
+    return folder
+
+
+def runs(study):
+    found = survey.survey(*study_of_results(None))
+    return found, {run.name: run for run in found.runs}
+
+
+def test_a_fresh_study_waits_for_everything(study):
+    found, all_runs = runs(study)
+    assert set(all_runs) == {
+        "pretrain",
+        *(f"{arm}/seed-{seed}" for arm in ("baseline", "both", "both~tempered") for seed in (1, 2)),
+    }
+    assert {run.state for run in all_runs.values()} == {"waiting"}
+    by_stage = {entry["stage"]: entry for entry in found.stages}
+    assert by_stage["tokenize"] == {"stage": "tokenize", "total": 5, "waiting": 5}
+    assert by_stage["attack hotflip"]["total"] == 4 and not found.failed
+
+
+def test_every_state_of_a_run_is_told_apart(study):
+    state(study, "baseline/seed-1")
+    state(study, "baseline/seed-2", age=500)
+    state(study, "both/seed-1", outcome={"code": 75, "message": "epoch 1 of 3 done; run again to continue"})
+    state(study, "both/seed-2", refused={"code": 70, "message": "diverged at step 12\nmore"})
+    put(
+        study / "runs/both~tempered/seed-1/train.json",
+        {"result": {"steps": 0, "final_loss": 2.0}, "cost": {"flags": ["x: y"]}},
+    )
+    put(study / "logs/null/both~tempered-seed-2.log", "step 1\nRuntimeError: no root found\n")
+    found, all_runs = runs(study)
+    states = {name: run.state for name, run in all_runs.items()}
+    assert states == {
+        "pretrain": "waiting",
+        "baseline/seed-1": "running",
+        "baseline/seed-2": "silent",
+        "both/seed-1": "paused",
+        "both/seed-2": "failed",
+        "both~tempered/seed-1": "done",
+        "both~tempered/seed-2": "failed",
+    }
+    assert all_runs["baseline/seed-1"].eta_seconds == 60 and all_runs["baseline/seed-2"].eta_seconds is None
+    assert all_runs["baseline/seed-1"].spark == "██▇▇▆▆▅▅▄▄▃▃▂▂▁▁"
+    assert all_runs["both~tempered/seed-1"].flags == ["x: y"]
+    errors = {entry["what"]: entry["error"] for entry in found.failed}
+    assert errors["train both/seed-2"] == "diverged at step 12"
+    assert errors["train both~tempered/seed-2"] == "RuntimeError: no root found"
+    assert found.state_bytes > 0
+
+
+def test_stages_that_failed_name_their_log(study):
+    put(study / "data/corpus.json", {})
+    put(study / "logs/setup.log", "model: it holds its weights only as pickles, which cannot be read\n")
+    put(study / "timings/corpus.tsv", "s\th:m:s\n12.5\t0:00:12\n")
+    found, _ = runs(study)
+    by_stage = {entry["stage"]: entry for entry in found.stages}
+    assert by_stage["corpus"]["done"] == 1 and by_stage["setup"]["failed"] == 1
+    assert found.failed[0]["log"].endswith("logs/setup.log") and "pickles" in found.failed[0]["error"]
+    assert found.seconds == 12.5
+
+
+def test_status_speaks_to_people_and_to_scripts_without_torch(study, root):
+    state(study, "baseline/seed-1")
+    code = "import sys\nsys.argv = ['isotone', 'status', '--json']\nfrom isotone.__main__ import main\n"
+    code += "result = main()\nprint('torch' in sys.modules, file=sys.stderr)\nsys.exit(result or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=study.parents[1])
+    assert done.returncode == 0 and done.stderr.strip().endswith("False"), done.stderr
+    found = json.loads(done.stdout)
+    assert next(run for run in found["runs"] if run["name"] == "baseline/seed-1")["step"] == 30
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(status.render(runs(study)[0]))
+    text = console.export_text()
+    assert "baseline/seed-1" in text and "30/90" in text and "1.2k" in text and "0 of 5" in text
+
+
+def test_jobs_of_the_queue_are_found_by_rule_and_wildcards(tmp_path):
+    text = (
+        f"11|RUNNING|{tmp_path}|rule_train_monotonic_wildcards_demo_both_1\n"
+        f"12|PENDING|{tmp_path}|rule_attack_hotflip_wildcards_demo_baseline_2\n13|RUNNING|/elsewhere|rule_setup\nbroken\n"
+    )
+    jobs = slurm_queue.parse_queue(text, str(tmp_path))
+    assert [job.number for job in jobs] == ["11", "12"]
+    assert slurm_queue.job_of(jobs, "train", "both-1").number == "11"
+    assert slurm_queue.job_of(jobs, "hotflip", "baseline-seed-2").number == "12"
+    assert slurm_queue.job_of(jobs, "train", "both-2") is None
+
+
+def test_studies_are_found_by_name(study):
+    assert known_studies() == ["demo"]
+    with pytest.raises(ConfigurationError, match='Did you mean "demo"'):
+        study_of_results("dem")
+    with pytest.raises(ConfigurationError, match="cannot be read as YAML"):
+        study_of_files(["absent.yaml"])
+
+
+def test_resume_removes_every_halt(study, capsys):
+    put(study / "HALT", "")
+    put(state(study, "both/seed-1") / "HALT", "")
+    assert runs(study)[0].halted
+    parser_arguments = type("A", (), {"study": None})()
+    resume.run(parser_arguments)
+    assert not list(study.rglob("HALT")) and capsys.readouterr().out.count("removed") == 2
+    resume.run(parser_arguments)
+    assert "no HALT file" in capsys.readouterr().out
+
+
+def checkpoint(study, step, name="both/seed-1"):
+    folder = state(study, name) / "checkpoints.g000001" / f"step-{step:09d}"
+    weights = put(folder / "weights.safetensors", "weights" * step)
+    put(folder / "progress.json", {"best": {"step": 20, "loss": 1.0}})
+    entry = {"size": weights.stat().st_size, "sha256": file_digest(weights)}
+    put(folder / "manifest.json", {"schema": "checkpoint/1", "step": step, "files": {"weights.safetensors": entry}})
+    return folder
+
+
+def test_checkpoints_are_listed_and_damage_is_found(study):
+    folders = [checkpoint(study, step) for step in (10, 20, 30)]
+    found = list(checkpoints.list_checkpoints(study / "state"))
+    assert [(entry.run, entry.step, entry.best) for entry in found] == [
+        ("both/seed-1", 10, False),
+        ("both/seed-1", 20, True),
+        ("both/seed-1", 30, False),
+    ]
+    assert [checkpoints.verify(folder) for folder in folders] == ["whole"] * 3
+    data = bytearray((folders[2] / "weights.safetensors").read_bytes())
+    data[5] ^= 1
+    (folders[2] / "weights.safetensors").write_bytes(data)
+    assert checkpoints.verify(folders[2]) == "damaged: weights.safetensors"
+    assert checkpoints._choose(found).step == 20  # the newest that is whole
+    (folders[1] / "manifest.json").write_text("{")
+    assert checkpoints.verify(folders[1]) == "damaged: manifest.json"
+
+
+def test_sparkline_and_numbers():
+    assert history.sparkline([1, 2, 3, None], 3) == "▁▅█"  # a half rounds to even: 3.5 -> 4
+    assert history.sparkline([2.0, 2.0]) == "▁▁" and history.sparkline([1.0]) == ""
+    assert history.number("nan") is None and history.number("") is None and history.number("2e3") == 2000
+
+
+def test_the_estimate_adds_up(study):
+    demo = read_study(RAW, "demo")
+    stages = {stage.stage: stage for stage in estimate.Estimate(demo, study, "cpu-core", 2, 1500).stages()}
+    assert stages["train both"].jobs == 2 and stages["attack hotflip"].jobs == 4 and stages["nulls"].jobs == 2
+    tokens = stages["train both"].tokens
+    assert tokens == 2 * estimate.steps_of(demo.training, 0.8 * 1_124_000) * 32 * 256
+    assert stages["train both"].flops == pytest.approx(6 * tokens * 1.317e6, rel=0.3)
+    put(study / "data/train/data.json", {"tokens": 256 * 320 + 1, "documents": 1})
+    again = {stage.stage: stage for stage in estimate.Estimate(demo, study, "cpu-core", 2, 1500).stages()}
+    assert again["train both"].steps == 2 * 10
+
+
+def test_the_doctor_is_green_red_or_puzzled(study):
+    demo = read_study(RAW, "demo")
+    found = {finding.check: finding for finding in doctor.examine(checks.all_checks(demo, study))}
+    assert found["python"].colour == found["file system"].colour == found["clock"].colour == "green"
+    assert found["hub"].text == "not needed by this study"
+    assert not list(study.parents[1].rglob(".doctor*"))
+    broken = doctor.examine([("odd", lambda: 1 / 0)])
+    assert broken[0].colour == "yellow" and "ZeroDivisionError" in broken[0].text
+
+
+def test_the_doctor_sees_what_is_missing(study, monkeypatch, tmp_path):
+    lock = put(tmp_path / "lock", "no-such-package==1.0\nnumpy==0.0.1\n")
+    assert checks.packages(lock)[0] == "red" and "no-such-package" in checks.packages(lock)[1]
+    lock.write_text("numpy==0.0.1\n")
+    assert checks.packages(lock)[0] == "yellow"
+    large = read_study(
+        RAW
+        | {"model": {"source": "hub", "name": "meta-llama/Llama-3.1-8B", "revision": "v1"}, "arms": {"baseline": {}}},
+        "x",
+    )
+    monkeypatch.setattr(checks, "total_memory", lambda: 2**34)
+    monkeypatch.setattr(checks, "gpus", lambda: [])
+    assert checks.memory(large, study)[0] == "red" and "sharding" in checks.memory(large, study)[1]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert checks.hub(large)[0] == "red" and "until fetch" in checks.hub(large)[1]
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: type("D", (), {"free": 10**9})())
+    assert checks.disk(large, study)[0] == "red"
+
+
+def test_what_a_profile_would_submit(root):
+    profile = yaml.safe_load((root / "profiles/slurm/config.yaml").read_text())
+    jobs = jobs_of(profile)
+    assert {"default", "train_baseline", "train_monotonic"} <= set(jobs)
+    assert submission(jobs["default"])[0].startswith("--partition=") and "--mem=4000" in submission(jobs["default"])
+    assert submission({"gpu": 2, "gpu_model": "a100", "runtime": "240 * min(attempt, 3)"}) == [
+        "--time=240",
+        "--gpus=a100:2",
+    ]
