@@ -183,7 +183,7 @@ def _layer(
         "layer": sublayer.layer,
         "sublayer": sublayer.name,
         "verdict": verdict_of(path, on_path, set(family.roles), negatives, settings.map in SIGNED_MAPS),
-        "vacuous": bool(roles) and centring and settings.cone == "elementwise",
+        "vacuous": bool(roles) and centring and settings.cone == "elementwise" and settings.map not in SIGNED_MAPS,
         "input_space": "centred coordinates U^T x" if path.centred else "features x of the norm's output",
         "constrained": sorted(on_path),
         "weights": weights,

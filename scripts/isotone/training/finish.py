@@ -13,7 +13,7 @@ from torch import Tensor
 from isotone.config.schema import as_mapping
 from isotone.config.training import TrainJob
 from isotone.errors import Diverged, InputOutputError
-from isotone.models import load_tokenizer, save_model
+from isotone.models import load_model, load_tokenizer, save_model
 from isotone.records import Json, digest_of, file_digest, read_json, whole_file, write_json, write_marker
 from isotone.training.checkpoints import Store
 from isotone.training.inputs import Outputs, Run
@@ -91,11 +91,11 @@ def export_milestones(loop: Loop, model: PreTrainedModel, folder: Path) -> dict[
 
 
 def certificate_of(model: PreTrainedModel, job: TrainJob, train: Path, before: Mapping[str, Tensor]) -> Json:
-    """The certificate of the trained model."""
+    """The certificate of the exported model, read back: what later stages load is what is certified."""
     from isotone.constraints import calibration_ids, certify
 
     ids_BT = calibration_ids(train, job.constraint.calibration.tokens, job.training.length).to(model.device)
-    return certify(model.eval(), job.constraint, ids_BT, before=before, stage="trained")
+    return certify(model.eval(), job.constraint, ids_BT, before=before, stage="exported")
 
 
 def result_of(loop: Loop, job: TrainJob, certificate: Mapping[str, Any], weights: str, milestones: Json) -> Json:
@@ -149,7 +149,7 @@ def finish(loop: Loop, model: PreTrainedModel, run: Run, before: Mapping[str, Te
     progress, outputs, folder, job, identity = loop.progress, run.outputs, run.folder, run.job, run.identity
     try:
         save_model(model, load_tokenizer(run.start) if (run.start / "tokenizer.json").exists() else None, outputs.model)
-        certificate = certificate_of(model, job, run.train, before)
+        certificate = certificate_of(load_model(outputs.model, device=model.device), job, run.train, before)
         write_json(outputs.certificate, certificate)
         milestones = export_milestones(loop, model, outputs.model)
         with whole_file(outputs.history) as file:

@@ -142,12 +142,13 @@ def _prepare(
     model = load_model(run.start, device=world.device)
     guard_precision(model, job.constraint)
     maps = weight_maps(model, job.constraint)
-    before = {name: model.get_parameter(name).detach().clone() for name in maps}
     if training.pure_bf16:
         model.bfloat16()
     teacher = load_model(run.teacher, device=world.device) if run.teacher and training.distillation.alpha > 0 else None
     decay_weight = job.constraint.weight_decay_on == "weight"
     optimizer = Optimizer(model, maps, training, decay_weight=decay_weight)
+    # behind the cast to bf16 and the first W = f(V): rounding is no movement
+    before = {name: model.get_parameter(name).detach().clone() for name in maps}
     engine = Engine(model, training, world.device, teacher)
     ledger = Ledger(run.folder / "ledger.json")
     cuda = world.device.type == "cuda"
