@@ -121,6 +121,8 @@ def test_a_null_that_could_not_be_made_is_said(tmp_path: Path) -> None:
     assert results["primary"] == []
     assert "mlp_in~tempered" not in results["quality"]
     assert len(results["unavailable"]) == 3
+    (said,) = [text for text in results["summary"]["limits"] if "could not be made" in text]
+    assert "mlp_in~tempered" in said and "42" in said and "2024" in said and "the arm is better" in said
 
 
 def test_quality_sentences(tmp_path: Path) -> None:

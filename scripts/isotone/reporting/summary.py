@@ -84,6 +84,8 @@ def _raw_sentence(entry: Json, claim: Json | None) -> str:
     text = f"{start} {abs(value):.3f} nats per token {'less' if value > 0 else 'more'} damage {span}"
     if claim is None:
         return f"{text}; without a control of equal quality this is no claim of robustness."
+    if value > 0 and claim["verdict"] == OPPOSITE:
+        return f"{text}; a control of equal quality loses even less, so this is no gain in robustness."
     if value > 0 and claim["verdict"] != EFFECT:
         return f"{text}; a control of equal quality is not shown to do worse, so this is no gain in robustness."
     return f"{text}."
@@ -105,22 +107,36 @@ def limits(results: Json) -> list[str]:
     failed = [gate for gate in gates if gate["state"] == "fail"]
     skipped = [gate for gate in gates if gate["state"] == "not run"]
     if failed:
-        names = sorted({f"{gate['gate']} ({gate['arm']})" for gate in failed})
-        found.append(f"{len(failed)} of {len(gates)} gates failed: {'; '.join(names)}.")
+        found.append(f"{len(failed)} of {len(gates)} gates failed: {_by_gate(failed)}.")
     else:
         found.append(f"No gate failed ({len(gates) - len(skipped)} ran).")
     if skipped:
         found.append(f"{len(skipped)} gates were not run: {'; '.join(sorted({gate['gate'] for gate in skipped}))}.")
     if not claims:
         found.append("No control of equal quality was made: nothing here is a claim of robustness.")
-    for claim in claims:
-        for kind, reason in claim["unavailable"].items():
-            found.append(f"The control {claim['arm']}~{kind} could not be made: {reason}.")
+    missing: dict[tuple[str, str], list[str]] = {}
+    for key, reason in results["unavailable"].items():
+        name, _, seed = key.partition("/seed-")
+        missing.setdefault((name, reason), []).append(seed)
+    for (name, reason), lost in missing.items():
+        found.append(f"The control {name} could not be made for seed {', '.join(lost)}: {reason.rstrip('.')}.")
     return found
 
 
-def headline(claims: list[Json]) -> str:
-    """The whole study in one sentence."""
+def _by_gate(gates: list[Json]) -> str:
+    """Gates with the arms that they concern."""
+    arms: dict[str, list[str]] = {}
+    for gate in gates:
+        arms.setdefault(gate["gate"], []).append(gate["arm"])
+    return "; ".join(f"{name} ({', '.join(found)})" for name, found in sorted(arms.items()))
+
+
+def headline(claims: list[Json], without: list[str]) -> str:
+    """The whole study in one sentence.
+
+    Args:
+        without: constrained arms for which no control could be made.
+    """
     if not claims:
         return "This study measured attacks but no control of equal quality, so it makes no claim of robustness."
     words = {
@@ -133,6 +149,7 @@ def headline(claims: list[Json]) -> str:
     for state, word in words.items():
         found = [f"{claim['arm']} ({claim['attack']})" for claim in claims if claim["verdict"] == state]
         parts += [f"{word}: {', '.join(found)}"] if found else []
+    parts += [f"without such a control: {', '.join(without)}"] if without else []
     return f"Compared with models of equal quality, {'; '.join(parts)}."
 
 
@@ -153,6 +170,8 @@ def summary(results: Json) -> Json:
         for arm in results["arms"]
         if arm != reference and results["quality"][arm][protocol]["cost"]
     ]
+    constrained = [arm for arm in results["arms"] if settings["arms"][arm]["constraint"]["scope"] != "none"]
+    without = [arm for arm in constrained if arm not in {claim["arm"] for claim in claims}]
     entries = [entry for entry in results["comparisons"] if entry["primary_form"]]
     told = [entry for entry in entries if _beyond_chance(entry["difference"])]
     raw = [_raw_sentence(entry, known.get((entry["arm"], entry["attack"], entry["variant"]))) for entry in told]
@@ -162,7 +181,7 @@ def summary(results: Json) -> Json:
             [f"{arm} under {', '.join(quiet)}: no difference from {reference} itself beyond chance."] if quiet else []
         )
     return {
-        "headline": headline(claims),
+        "headline": headline(claims, without),
         "robustness": [robustness_sentence(claim, settings) for claim in claims],
         "quality": costs,
         "against_reference": raw,

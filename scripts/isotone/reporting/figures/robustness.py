@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,11 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
         axes.set_ylabel("J, nats/token")
     _legend(figure, grid)
     return figure
+
+
+def _drawable(curve: list[Json] | None, horizontal: str) -> bool:
+    """Whether the budget grows along the curve; the best of N draws has spent all of it at once."""
+    return curve is not None and all(one[horizontal] < two[horizontal] for one, two in itertools.pairwise(curve))
 
 
 def _curve(results: Json, name: str, attack: str) -> list[Json] | None:
