@@ -46,6 +46,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 _FOUND = pytest.StashKey[dict[str, float]]()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests must share a worker: those that share a cluster, a finished study or a browser."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        group = item.path.stem if folder in ("unit", "resume") else folder
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--floors", action="store_true", help="fail when branch coverage misses its floors (make test)")
 

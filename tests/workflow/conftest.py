@@ -29,7 +29,8 @@ def copy_checkout(root: Path, target: Path) -> Path:
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the checkout with this Python, and keep what it says."""
-    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    # The checkout is a copy: its coverage would count for nothing and slow it down.
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("COV")}
     return subprocess.run(
         [sys.executable, *command],
         cwd=folder,
