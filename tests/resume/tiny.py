@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
 from isotone.config.schema import merge
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,11 +66,10 @@ def write_split(folder: Path, blocks: int, seed: int, **special: int) -> None:
 def write_model(folder: Path, **changes: Any) -> None:
     """A random GPT-NeoX in Hugging Face format."""
     import torch
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
     from isotone.config.constraint import Constraint
     from isotone.constraints import constrain
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     torch.manual_seed(changes.pop("seed", 0))

@@ -1,0 +1,81 @@
+"""Sums over leaves and who does what."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from isotone.config.training import Training
+from isotone.training.outcome import ResourceError
+from isotone.training.world import TreeSum, World, join, leaf_range
+
+
+def tree(leaves: list[torch.Tensor]) -> torch.Tensor:
+    """The sum by definition: halves of halves."""
+    if len(leaves) == 1:
+        return leaves[0]
+    half = len(leaves) // 2
+    return tree(leaves[:half]) + tree(leaves[half:])
+
+
+def summed(leaves: list[torch.Tensor]) -> torch.Tensor:
+    adder, out = TreeSum(), torch.empty_like(leaves[0])
+    for leaf in leaves:
+        adder.add(leaf)
+    adder.take(out)
+    return out
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8, 16, 64])
+def test_the_sum_is_a_binary_tree_bit_by_bit(count: int) -> None:
+    leaves = [torch.randn(1000) * 10 ** (index % 5) for index in range(count)]
+    assert torch.equal(summed(leaves), tree(leaves))
+    if count >= 8:
+        assert not torch.equal(summed(leaves), torch.stack(leaves).sum(0))  # control: order does matter
+    for size in (2, 4):
+        if count >= size:
+            parts = [summed(leaves[rank * count // size : (rank + 1) * count // size]) for rank in range(size)]
+            assert torch.equal(tree(parts), summed(leaves))  # what pairwise exchange computes
+
+
+def test_other_counts_are_sums_too_and_buffers_are_reused() -> None:
+    adder, out = TreeSum(), torch.zeros(10)
+    for _ in range(3):
+        leaves = [torch.randn(10) for _ in range(7)]
+        for leaf in leaves:
+            adder.add(leaf)
+        adder.take(out)
+        assert torch.allclose(out, torch.stack(leaves).sum(0), atol=1e-5)
+    assert len(adder._free) <= 4
+    adder.add(leaves[0])
+    adder.clear()
+    adder.add(leaves[1])
+    adder.take(out)
+    assert torch.equal(out, leaves[1])
+
+
+def test_alone_everything_is_trivial() -> None:
+    world = join()
+    assert (world.rank, world.size, world.leads) == (0, 1, True)
+    assert world.any(True, False) == [True, False]
+    assert world.share({"a": 1}) == {"a": 1}
+    values = torch.randn(5)
+    before = values.clone()
+    world.sum_exact(values)
+    world.sum_fast(values, bucket=2, compress=True)
+    world.copy_from_leader([values])
+    assert torch.equal(world.table(values), before)
+    world.leave()
+
+
+@pytest.mark.parametrize(("reduction", "size", "leaves"), [("exact", 4, 16), ("fast", 3, 16), ("fast", 5, 7)])
+def test_leaves_are_dealt_out_once_in_order(reduction: str, size: int, leaves: int) -> None:
+    training = Training(global_batch=64, leaf=4, reduction=reduction)
+    dealt = [leaf_range(World(torch.device("cpu"), rank, size), leaves, training) for rank in range(size)]
+    assert [leaf for part in dealt for leaf in part] == list(range(leaves))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+@pytest.mark.parametrize(("reduction", "size"), [("exact", 3), ("exact", 32), ("fast", 17)])
+def test_what_cannot_be_dealt_out_is_a_matter_of_resources(reduction: str, size: int) -> None:
+    with pytest.raises(ResourceError, match="processes"):
+        leaf_range(World(torch.device("cpu"), 0, size), 16, Training(global_batch=64, leaf=4, reduction=reduction))
