@@ -50,9 +50,9 @@ LAYER_NORM = [
     Recipe("reference: abs, softplus", {"scope": "mlp_both", "start": "abs"}),
     Recipe("no feed-forward nets", {"start": "no_ffn"}),
     Recipe("nnls, softplus, scaled rate", {"scope": "mlp_both", "start": "nnls", "learning_rate_scale": "auto"}),
-    Recipe("nnls_block, project, distilled", fitted("mlp_both", "nnls_block"), DISTILLED),
     Recipe("lift, softplus", {"scope": "mlp_both", "start": "lift"}),
     Recipe("lift, isotonic GELU (certified)", {"scope": "mlp_both", "start": "lift", "activation": "isotonic"}),
+    Recipe("nnls_block, project, distilled", fitted("mlp_both", "nnls_block"), DISTILLED),
     Recipe("strict cone, nnls, project, distilled", fitted("mlp_both", "nnls", cone="strict"), DISTILLED),
 ]
 RMS_NORM = [
