@@ -103,7 +103,7 @@ def test_all_special_characters_of_latex_are_covered() -> None:
 def test_every_table_is_there(document: Json) -> None:
     names = {table.name for table in all_tables(document)}
     assert names == {
-        "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "costs",
+        "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "costs", "screening", "seeds",
     }  # fmt: skip
     arms = [row["arm"] for row in next(table for table in all_tables(document) if table.name == "quality").rows]
     assert arms[0] == "baseline" and arms.index("mlp_in") < arms.index("mlp_in~tempered")
@@ -117,6 +117,19 @@ def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
     ours = next(row for row in table.rows if row["arm"] == "mlp_both" and "this study" in str(row["study"]))
     assert ours["success"] == document["results"]["damage"]["mlp_both"]["hotflip"]["one_shot"]["reference_success"]
     assert "not to conclude" in table.note
+
+
+def test_the_overviews_repeat_the_numbers(document: Json) -> None:
+    tables = {table.name: table for table in all_tables(document)}
+    results = document["results"]
+    line = next(row for row in tables["screening"].rows if row["arm"] == "mlp_both")
+    assert line["scope"] == "mlp_both" and line["certificate"] == "conditional, vacuous"
+    assert line["hotflip"] == results["damage"]["mlp_both"]["hotflip"]["greedy"]["J"]
+    assert "hotflip: " in str(line["excess"])
+    seeds = [row for row in tables["seeds"].rows if row["arm"] == "mlp_both"]
+    assert {row["seed"] for row in seeds} == {42, 1337, 2024}
+    mean = sum(float(row["hotflip"]) for row in seeds) / 3  # type: ignore[arg-type]
+    assert mean == pytest.approx(results["damage"]["mlp_both"]["hotflip"]["greedy"]["J"]["value"])
 
 
 def test_files_of_tables(document: Json, tmp_path: Path) -> None:

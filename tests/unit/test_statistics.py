@@ -57,6 +57,23 @@ def test_bca_agrees_with_scipy(values: np.ndarray) -> None:
     assert ours.high == pytest.approx(theirs.high, abs=0.03 * width)
 
 
+def test_bca_is_efrons_formula_digit_by_digit() -> None:
+    """Efron & Tibshirani 1993, eq. 14.9 to 14.15, with the standard library's normal distribution."""
+    from statistics import NormalDist
+
+    normal, values = NormalDist(), rng(21).exponential(size=12) ** 2
+    boot = resample_counts(12, 4000, 5) @ values / 12
+    z0 = normal.inv_cdf(float((boot < values.mean()).mean()))
+    jack = np.array([np.delete(values, i).mean() for i in range(12)])
+    a = float(((jack.mean() - jack) ** 3).sum() / (6 * ((jack.mean() - jack) ** 2).sum() ** 1.5))
+    bounds = []
+    for z in (normal.inv_cdf(0.025), normal.inv_cdf(0.975)):
+        bounds.append(np.quantile(boot, normal.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))))
+    ours = bca_mean(values, resamples=4000, seed=5)
+    assert abs(z0) > 0.02 and a > 0.05
+    assert (ours.low, ours.high) == pytest.approx(bounds, rel=1e-9)
+
+
 def test_bca_corrects_what_the_percentile_interval_misses() -> None:
     """On skewed data both bounds of BCa lie above the percentile bounds; a control for the acceleration's sign."""
     values = rng(4).exponential(size=30) ** 2

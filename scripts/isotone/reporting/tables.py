@@ -8,6 +8,7 @@ from typing import Any
 from isotone.records import Json, whole_folder
 from isotone.reporting.figures.choice import in_order
 from isotone.reporting.first_study import first_study
+from isotone.reporting.overview import by_seed, screening
 from isotone.reporting.paper import write_paper
 from isotone.reporting.table import Cell, Column, Table, to_csv, to_latex
 
@@ -259,7 +260,15 @@ def all_tables(document: Json) -> list[Table]:
         document: content of final_results.json.
     """
     results = document["results"]
-    tables = [_primary(results), _quality(results), _attacks(results), _success(results), _comparisons(results)]
+    tables = [
+        _primary(results),
+        screening(results),
+        _quality(results),
+        by_seed(results),
+        _attacks(results),
+        _success(results),
+        _comparisons(results),
+    ]
     tables += [
         _gates(results),
         _certificates(results),
