@@ -132,6 +132,33 @@ def test_the_overviews_repeat_the_numbers(document: Json) -> None:
     assert mean == pytest.approx(results["damage"]["mlp_both"]["hotflip"]["greedy"]["J"]["value"])
 
 
+def test_costs_count_seconds_tokens_and_gpus(document: Json, tmp_path: Path) -> None:
+    from isotone.records import read_json
+    from isotone.reporting.costs import costs
+    from isotone.reporting.evidence import load_evidence
+    from synthetic_study import write_json
+
+    line = next(
+        row
+        for row in next(table for table in all_tables(document) if table.name == "costs").rows
+        if row["run"] == "lift/seed-42"
+    )
+    assert line["train"] == 12.5 and line["sum"] == 12.5 + 2 + 9 * 3
+    assert line["trained"] == 81920 and line["forward"] == 6000 * (
+        12 * 6 + 8 * 2
+    )  # six forms, two of them doubled on 8
+    study = study_settings(arms=("baseline", "mlp_in"), seeds=(7,), attacks=("hotflip",), documents=4, nulls=())
+    folder = write_study(tmp_path, study)
+    assert costs(load_evidence(study, folder))["gpu_hours"] == 0
+    setup = read_json(folder / "setup.json")
+    write_json(folder / "setup.json", setup | {"cost": {"devices": {"gpus": ["one"]}}})
+    trained = folder / "runs/mlp_in/seed-7/train.json"
+    write_json(trained, read_json(trained) | {"cost": {"seconds": 100.0, "device": "cuda:0", "processes": 4}})
+    other = folder / "runs/baseline/seed-7/train.json"
+    write_json(other, read_json(other) | {"cost": {"seconds": 50.0, "device": "cpu"}})
+    assert costs(load_evidence(study, folder))["gpu_hours"] == pytest.approx((400 + 2 * (2 + 9)) / 3600)
+
+
 def test_files_of_tables(document: Json, tmp_path: Path) -> None:
     write_tables(tmp_path / "tables", document)
     names = {path.name for path in (tmp_path / "tables").iterdir()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from isotone.records import Json
+from isotone.records import Json, read_json
 from isotone.reporting.evidence import Evidence
-from isotone.reporting.expected import all_runs
+from isotone.reporting.expected import Run, all_runs
 
 
 def _seconds(marker: Json) -> float:
@@ -12,8 +12,27 @@ def _seconds(marker: Json) -> float:
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
+def _on_gpu(marker: Json, gpus: bool) -> int:
+    """GPUs that a stage held: what its marker says, else one where setup saw any."""
+    cost = marker.get("cost", {})
+    if "device" in cost:
+        return int(cost.get("processes", 1)) if str(cost["device"]).startswith("cuda") else 0
+    return int(gpus)
+
+
+def _tokens(evidence: Evidence, run: Run) -> Json:
+    """Tokens that a run was trained on, and forward and backward tokens of all its attacks."""
+    trained = evidence.markers[f"{run.folder}/train.json"]["result"].get("tokens", 0)
+    spent: Json = {"trained": trained, "forward": 0, "backward": 0}
+    for forms in evidence.attacks.get(run, {}).values():
+        for table in forms.values():
+            spent["forward"] += table.ledger.get("forward_tokens", 0)
+            spent["backward"] += table.ledger.get("backward_tokens", 0)
+    return spent
+
+
 def costs(evidence: Evidence) -> Json:
-    """Seconds per run and stage as the markers tell them, their sum, and GPU hours where a GPU was used."""
+    """Seconds per run and stage as the markers tell them, tokens, their sum, and GPU hours where a GPU was used."""
     table: Json = {}
     for run in all_runs(evidence.study):
         entry = {"train": _seconds(evidence.markers[f"{run.folder}/train.json"])}
@@ -21,10 +40,12 @@ def costs(evidence: Evidence) -> Json:
         for attack in evidence.study.attacks_of(run.name):
             entry[attack] = _seconds(evidence.markers[f"{run.folder}/attacks/{attack}.json"])
         table[run.key] = entry
-    total = sum(sum(entry.values()) for entry in table.values())
-    gpu = sum(
-        _seconds(marker)
-        for marker in evidence.markers.values()
-        if str(marker.get("cost", {}).get("device", "")).startswith("cuda")
-    )
-    return {"seconds": table, "total_seconds": total, "gpu_hours": gpu / 3600}
+    setup = evidence.folder / "setup.json"
+    devices = read_json(setup).get("cost", {}).get("devices", {}) if setup.is_file() else {}
+    gpus = bool(devices.get("gpus")) if isinstance(devices, dict) else False
+    return {
+        "seconds": table,
+        "tokens": {run.key: _tokens(evidence, run) for run in all_runs(evidence.study)},
+        "total_seconds": sum(sum(entry.values()) for entry in table.values()),
+        "gpu_hours": sum(_seconds(marker) * _on_gpu(marker, gpus) for marker in evidence.markers.values()) / 3600,
+    }

@@ -248,9 +248,27 @@ def _costs(document: Json) -> Table:
     stages = sorted({stage for entry in document["costs"]["seconds"].values() for stage in entry})
     rows: Rows = []
     for run, entry in document["costs"]["seconds"].items():
-        rows.append({"run": run, **{stage: entry.get(stage) for stage in stages}, "sum": sum(entry.values())})
+        rows.append(
+            {
+                "run": run,
+                **{stage: entry.get(stage) for stage in stages},
+                "sum": sum(entry.values()),
+                **document["costs"]["tokens"][run],
+            }
+        )
     columns = [Column("run", "run")] + [Column(stage, stage, 1) for stage in stages] + [Column("sum", "sum", 1)]
-    return Table("costs", "Cost of every run", "Seconds as the programs measured them.", columns, rows)
+    columns += [
+        Column("trained", "tokens trained on"),
+        Column("forward", "forward tokens of attacks"),
+        Column("backward", "backward tokens"),
+    ]
+    return Table(
+        "costs",
+        "Cost of every run",
+        "Seconds as the programs measured them. Forward and backward tokens count every form and the doubled searches.",
+        columns,
+        rows,
+    )
 
 
 def all_tables(document: Json) -> list[Table]:
