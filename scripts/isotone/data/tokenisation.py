@@ -11,6 +11,7 @@ everything that matters; a killed run finds its parts again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -119,6 +120,12 @@ def text_encoder(source: Path) -> Tokenizer:
     return tokenizer
 
 
+@functools.lru_cache(maxsize=1)
+def _warm_encoder(folder: str) -> Tokenizer:
+    """One tokenizer per process: its cache of words is what makes it fast. The folder's name is its digest."""
+    return text_encoder(Path(folder) / "tokenizer.json")
+
+
 def _encoded(
     part: Part, rows: list[dict[str, Any]], troubles: Troubles
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
@@ -140,7 +147,7 @@ def _encoded(
             ids, scored = encoded
             yield row, np.asarray(ids, part.dtype), np.asarray(scored, np.uint8)
         return
-    tokenizer = text_encoder(Path(part.folder) / "tokenizer.json")
+    tokenizer = _warm_encoder(part.folder)
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         for row, encoding in zip(
