@@ -62,7 +62,7 @@ def run(name: str, context: Context, manifest: Manifest, journal: Journal) -> tu
                 _run_chunk(name, effort, chunk, journal)
                 progress.add(len(chunk))
             found = [journal.done[_key(effort, document)] for document in documents]
-            for variant in found[0]["rows"]:
+            for variant in sorted(found[0]["rows"]):  # a journal that was read again has sorted keys
                 rows += [entry["rows"][variant] for entry in found]
                 costs += [entry["costs"][variant] for entry in found]
     return rows, costs, {}

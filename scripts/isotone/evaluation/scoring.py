@@ -144,8 +144,11 @@ class Scorer:
         return torch.cat([ids_BT.new_full((len(ids_BT), 1), self.prefix), ids_BT[:, :-1]], dim=1)
 
     def _nll_of_hidden(self, hidden_BSD: Tensor, ids_BT: Tensor) -> Tensor:
+        """Loss of each token; one text at a time, so that the shape of a product, and its rounding, is the text's own."""
         scored_BS = ids_BT[:, ids_BT.shape[1] - hidden_BSD.shape[1] :]
-        nll_BS = self.rows_nll(hidden_BSD.flatten(0, 1), scored_BS.flatten()).view(scored_BS.shape)
+        nll_BS = torch.stack(
+            [self.rows_nll(hidden_SD, ids_S) for hidden_SD, ids_S in zip(hidden_BSD, scored_BS, strict=True)]
+        )
         missing = ids_BT.shape[1] - nll_BS.shape[1]
         return torch.nn.functional.pad(nll_BS, (missing, 0)) if missing else nll_BS
 

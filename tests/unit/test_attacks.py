@@ -1,0 +1,341 @@
+"""The searches: what they find, on models and on planted weaknesses."""
+
+import itertools
+from dataclasses import replace
+
+import attack_zoo as az
+import models_zoo as zoo
+import numpy as np
+import pytest
+import torch
+from isotone.attacks import gcg, hotflip, measure, query, random_flips, run
+from isotone.attacks.documents import Document, Manifest
+from isotone.attacks.hotflip import GradientProposals, Ranking
+from isotone.attacks.proposals import rank_flips, with_saturation
+from isotone.attacks.search import Plan, search
+from isotone.attacks.trigger import Slots
+from isotone.errors import ConfigurationError
+from isotone.evaluation.journal import Journal
+from isotone.evaluation.scoring import Scorer
+
+
+def rows_of(name, context, manifest, folder):
+    found, _, extra = run.run(name, context, manifest, Journal(folder / "rows.jsonl", {"attack": name}))
+    return found, extra
+
+
+def few_tokens(manifest, count=6):
+    return replace(manifest.vocabulary, allowed=manifest.vocabulary.allowed[:count])
+
+
+def test_greedy_with_all_candidates_equals_exhaustive_search():
+    manifest, objective = az.manifest(2), az.objective()
+    tokens = few_tokens(manifest, 5)
+    propose = GradientProposals(objective, tokens, 10_000, per_position=10_000)
+    for trace in hotflip.greedy(objective, manifest.test[:1], propose, flips=2):
+        ids, clean = trace.document.ids.copy(), trace.clean
+        for step in (1, 2):
+            options = []
+            for place, token in itertools.product(trace.document.eligible, tokens.allowed):
+                if ids[place] != trace.document.ids[place] or token == ids[place]:
+                    continue
+                changed = ids.copy()
+                changed[place] = token
+                options.append(
+                    (_damage(objective.scores(changed[None])[0], clean, changed, trace.document.ids), changed)
+                )
+            best = max(options, key=lambda option: option[0])
+            assert trace.best[step].damage == pytest.approx(best[0], abs=1e-6)
+            assert np.array_equal(trace.best[step].ids, best[1])
+            ids = best[1]
+
+
+def _damage(nll, clean, changed, original):
+    kept = changed == original
+    return (nll - clean)[kept].mean()
+
+
+def test_predicted_gain_is_the_slope_of_the_loss():
+    """Moving an embedding a little towards another token's raises the loss as predicted."""
+    objective = az.objective()
+    ids = zoo.random_ids(1, 12).numpy()
+    ranking = Ranking(objective, az.vocabulary(az.documents(2)))
+    _, grad = objective.slopes(ids, np.ones((1, 12)))
+    places = np.array([3, 6, 9])
+    choice, gain = ranking.best(ids[0], grad[0], places, 4)
+    step = 1e-2
+    for row, place in enumerate(places):
+        token = int(ranking.vocabulary.allowed[choice[row, 0]])
+        weight = objective.scorer.embedding.weight.data
+        saved, size = weight[0].clone(), []
+        for sign in (1, -1):  # token 0 is the prefix and stands nowhere in the text: borrow its row
+            moved = ids.copy()
+            moved[0, place] = 319
+            kept = weight[319].clone()
+            weight[319] = weight[ids[0, place]] + sign * step * (weight[token] - weight[ids[0, place]])
+            nll = objective.scores(moved)[0]
+            weight[319] = kept
+            size.append(nll[np.arange(12) != place].sum())
+        assert torch.equal(weight[0], saved)
+        assert (size[0] - size[1]) / (2 * step) == pytest.approx(gain[row, 0], rel=0.05, abs=0.05)
+
+
+def test_rank_flips_never_proposes_the_standing_token_and_sorts():
+    grad = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    allowed = torch.tensor([[3.0, 1.0], [1.0, -2.0], [0.5, 0.0]])
+    choice, gain = rank_flips(grad, allowed, torch.zeros(2, 2), torch.tensor([0, -1]), keep=2)
+    assert choice.tolist() == [[1, 2], [1, 2]]
+    torch.testing.assert_close(gain, torch.tensor([[1.0, 0.5], [2.0, 0.0]]))
+
+
+def test_saturation_prefers_what_the_model_is_sure_of():
+    gain = np.zeros((2, 1))
+    nll, surprise = np.array([0.0, 1.0, 0.1, 5.0, 1.0]), np.full(5, 5.0)
+    found = with_saturation(gain, np.array([1, 2]), nll, nll, np.ones(5, bool), surprise)
+    assert found[0, 0] == pytest.approx(4.9) and found[1, 0] == pytest.approx(0.0)
+    given_up = with_saturation(
+        gain, np.array([1, 2]), nll, nll - np.array([0, 3.0, 0, 0, 0]), np.ones(5, bool), surprise
+    )
+    assert given_up[0, 0] == pytest.approx(1.9)  # the flipped token's own rise no longer counts
+
+
+@pytest.mark.parametrize("name", ["hotflip", "query", "random", "gcg"])
+def test_a_planted_weakness_is_found(name):
+    manifest = az.manifest(2, shorten=0)
+    tokens = replace(manifest.vocabulary, allowed=manifest.vocabulary.allowed[:4])
+    planted = int(tokens.allowed[2])
+    documents = [
+        Document(
+            document.name, np.where(document.ids == planted, int(tokens.allowed[0]), document.ids), document.eligible
+        )
+        for document in manifest.test
+    ]
+    target = az.Planted(place=4, token=planted)
+    context = az.context(
+        target, manifest, query={"candidates": 200}, random={"draws": 400, "flips": 1}, hotflip={"flips": 1},
+        gcg={"iterations": 60, "candidates": 16},
+    )  # fmt: skip
+    context = replace(context, vocabulary=tokens)
+    found = run.ATTACKS[name](context, documents)
+    strongest = list(found.values())[-1]
+    for trace in strongest:
+        assert trace.best[-1].ids[4] == planted
+
+
+@pytest.mark.parametrize("name", ["hotflip", "query", "random", "gcg", "uat"])
+def test_rows_do_not_depend_on_batch_order_or_company(name, tmp_path):
+    manifest = az.manifest(6)
+    everything, _ = rows_of(name, az.context(az.objective(), manifest), manifest, tmp_path / "a")
+    alone, _ = rows_of(name, az.context(az.objective(batch=1), manifest), manifest, tmp_path / "b")
+    assert everything == alone
+    backwards = Manifest(manifest.test[:3][::-1], manifest.search, manifest.vocabulary, "x")
+    some, _ = rows_of(name, az.context(az.objective(), manifest), backwards, tmp_path / "c")
+    key = lambda row: (row["variant"], row["document"])  # noqa: E731
+    kept = {key(row): row for row in everything}
+    for row in some:
+        other = kept[key(row)]
+        if name == "uat":  # the shared ledger is spread over fewer documents
+            row = {**row, "ledger": other["ledger"], "curve": other["curve"]}
+        assert row == other
+
+
+@pytest.mark.parametrize("name", ["hotflip", "query", "random", "gcg", "uat"])
+def test_stopped_and_resumed_equals_not_stopped(name, tmp_path, monkeypatch):
+    manifest = az.manifest(6)
+    context = az.context(az.objective(), manifest, shared={"doubling": 2})
+    whole, _ = rows_of(name, context, manifest, tmp_path / "whole")
+    monkeypatch.setattr(run, "CHUNK", 1)
+    saved, real = [], Journal.add
+
+    def stop_after_two(self, entries):
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+        saved.append(entries)
+        real(self, entries)
+
+    monkeypatch.setattr(Journal, "add", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(name, context, manifest, tmp_path / "cut")
+    monkeypatch.setattr(Journal, "add", real)
+    journal = next((tmp_path / "cut").glob(".*.journal"))
+    with open(journal, "a") as file:
+        file.write('{"key": "cut o')
+    calls = []
+    spied = run.ATTACKS | {}
+    if name in spied:
+        original = spied[name]
+        monkeypatch.setitem(run.ATTACKS, name, lambda context, todo: calls.append(len(todo)) or original(context, todo))
+    resumed, _ = rows_of(name, context, manifest, tmp_path / "cut")
+    assert resumed == whole
+    if name in spied:
+        assert sum(calls) == 6 + (2 if name in run.DOUBLED else 0) - 2
+
+
+def test_a_journal_of_other_settings_is_not_used(tmp_path):
+    Journal(tmp_path / "x", {"a": 1}).add([("key", {"value": 1.5})])
+    assert Journal(tmp_path / "x", {"a": 1}).done == {"key": {"value": 1.5}}
+    assert Journal(tmp_path / "x", {"a": 2}).done == {}
+
+
+@pytest.mark.parametrize("family", zoo.DECODERS)
+def test_every_decoder_family_can_be_attacked(family, tmp_path):
+    manifest = az.manifest(2, shorten=0)
+    context = az.context(az.objective(family), manifest)
+    for name in ("hotflip", "uat"):
+        rows, _ = rows_of(name, context, manifest, tmp_path / name)
+        assert all(np.isfinite(row["J"]) for row in rows)
+    greedy = [row for row in rows_of("hotflip", context, manifest, tmp_path / "again")[0] if row["variant"] == "greedy"]
+    assert all(row["J"] > 0 and row["exact"][0] == pytest.approx(row["curve"][1]["J"], abs=1e-5) for row in greedy)
+
+
+def test_a_beam_and_more_candidates_do_no_harm_and_cost_what_they_say():
+    manifest, objective = az.manifest(3, shorten=0), az.objective()
+
+    def mean(count, beam):
+        propose = GradientProposals(objective, manifest.vocabulary, count)
+        traces = hotflip.greedy(objective, manifest.test, propose, flips=3, beam=beam)
+        return np.mean([trace.best[-1].damage for trace in traces]), traces[0].ledger
+
+    narrow, ledger = mean(4, 1)
+    wide, _ = mean(32, 1)
+    beam, _ = mean(4, 3)
+    assert wide > narrow and beam >= narrow
+    passes = ledger.forward_tokens + ledger.backward_tokens
+    assert passes == (3 * (2 + 4) + 1) * 20  # K (2 + M) and the clean text, of 20 tokens each
+    assert ledger.candidates == 12
+
+
+def test_query_and_best_of_n_spend_what_hotflip_spends():
+    manifest, objective = az.manifest(2, shorten=0), az.objective()
+    context = az.context(objective, manifest)
+    spent = {}
+    for name in ("hotflip", "query", "random"):
+        trace = list(run.ATTACKS[name](context, manifest.test).values())[-1][0]
+        spent[name] = trace.ledger.forward_tokens + trace.ledger.backward_tokens
+    assert spent["hotflip"] == spent["query"] == spent["random"]
+    assert query.matched_candidates(5, 8, 2, 3) == 30
+
+
+def test_gcg_revises_positions_and_stays_in_its_budget():
+    manifest, objective = az.manifest(3, shorten=0), az.objective()
+    gradients = GradientProposals(objective, manifest.vocabulary, 8)
+    traces = gcg.gcg(objective, manifest.test, gcg.SampledProposals(gradients, 16, 8, 0), flips=2, iterations=12)
+    for trace in traces:
+        damages = [state.damage for state in trace.best]
+        assert damages == sorted(damages) and damages[-1] > 0
+        assert (trace.best[-1].ids != trace.document.ids).sum() <= 2
+        assert len(trace.best[-1].exact) >= 2
+
+
+def test_search_stops_when_nothing_can_change():
+    manifest, objective = az.manifest(1, shorten=0), az.objective()
+    [trace] = search(objective, manifest.test, lambda asking, ledgers: [[] for _ in asking], Plan(2, 5))
+    assert trace.best[-1].damage == 0 and trace.ledger.candidates == 0
+
+
+def test_text_threat_model_only_accepts_what_survives():
+    manifest, objective = az.manifest(3, shorten=0), az.objective()
+    tokenizer = zoo.tiny_tokenizer()
+    texts = ["the people sing beside the river", "in the beginning the king said go unto the people"]
+    documents = []
+    for name, text in enumerate(texts):
+        ids = np.array(tokenizer.encode(text * 3, add_special_tokens=False)[:20])
+        assert hotflip.survives(tokenizer, ids.tolist())
+        documents.append(Document(str(name), ids, np.arange(1, 19)))
+    context = replace(az.context(objective, manifest), tokenizer=tokenizer)
+    made = 0
+    for name in ("hotflip", "query", "random", "gcg"):
+        for traces in run.ATTACKS[name](context, documents).values():
+            for trace in traces:
+                for state in trace.best:
+                    made += int((state.ids != trace.document.ids).sum())
+                    assert hotflip.survives(tokenizer, state.ids.tolist())
+    assert made > 20
+    unchecked = replace(context, tokenizer=None, job=az.job(random={"flips": 8}))
+    free = [trace.best[-1].ids for traces in run.ATTACKS["random"](unchecked, documents).values() for trace in traces]
+    assert not all(hotflip.survives(tokenizer, ids.tolist()) for ids in free)  # the control must fail
+
+
+def test_random_flips_are_distinct_and_unigram_follows_the_search_texts():
+    manifest = az.manifest(1)
+    document = manifest.test[0]
+    chosen = random_flips.draw(document, manifest.vocabulary, flips=8, seed=0, variant="matched")
+    assert len({flip.position for flip in chosen}) == 8
+    assert all(flip.token != document.ids[flip.position] and flip.position in document.eligible for flip in chosen)
+    counts = np.zeros_like(manifest.vocabulary.counts)
+    counts[manifest.vocabulary.allowed[:3]] = 1
+    tokens = replace(manifest.vocabulary, counts=counts)
+    chosen = random_flips.draw(document, tokens, flips=8, seed=0, variant="unigram")
+    assert {flip.token for flip in chosen} <= set(manifest.vocabulary.allowed[:3].tolist())
+
+
+def test_a_broken_model_is_an_error_that_names_the_document(tmp_path):
+    manifest = az.manifest(2, shorten=0)
+    model = zoo.tiny("gpt_neox")
+    with torch.no_grad():
+        model.gpt_neox.final_layer_norm.weight.fill_(float("nan"))
+    objective = az.TextObjective(Scorer(model, 0))
+    for name in ("hotflip", "uat"):
+        with pytest.raises(ConfigurationError, match='Document "document 0" has a loss that is not a number'):
+            rows_of(
+                name,
+                az.context(objective, manifest, hotflip={"one_shot": name == "hotflip"}),
+                manifest,
+                tmp_path / name,
+            )
+
+
+def test_joint_proposals_of_a_trigger_and_gcg_draws():
+    tokens = az.vocabulary(az.documents(2))
+    embedding = torch.randn(zoo.VOCABULARY, 8, generator=torch.Generator().manual_seed(0))
+    trigger, grad = tokens.allowed[:4].copy(), torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    made = Slots(embedding, tokens, 8)(trigger, grad, 0, np.random.default_rng(0))
+    changed = (made != trigger).sum(1).tolist()
+    assert changed[:2] == [2, 4] and changed[2:] == [1] * 6 and made.shape == (8, 4)
+    gain = ((embedding[made] - embedding[trigger]) * grad).sum((1, 2))
+    assert gain[1] >= gain[2:].max()
+    drawn = Slots(embedding, tokens, 8, top=5)(trigger, grad, 0, np.random.default_rng(0))
+    assert ((drawn != trigger).sum(1) == 1).all()
+
+
+def test_marker_summary_counts_variants():
+    row = {"variant": "greedy", "J": 1.0, "total": 2.0, "clean_nll": 3.0, "reference_success": True}
+    row["ledger"] = {"forward_tokens": 3, "backward_tokens": 1, "candidates": 2}
+    found = run.summary([row, {**row, "J": 3.0, "reference_success": False}])
+    assert found["greedy"]["J_mean"] == 2.0 and found["greedy"]["reference_success_share"] == 0.5
+    assert found["greedy"]["documents"] == 2 and found["greedy"]["forward_tokens"] == 6
+
+
+def test_distance_profile_and_rank_correlation():
+    rise, changed = np.arange(6.0), np.array([0, 1, 0, 0, 1, 0], bool)
+    bins = measure.distance_profile(rise, changed, np.ones(6, bool))
+    assert bins == [{"lo": 1, "hi": 1, "J": 3.5, "tokens": 2}, {"lo": 2, "hi": 2, "J": 3.0, "tokens": 1}]
+    assert measure.rank_correlation([(1, 2), (2, 3)]) is None
+    assert measure.rank_correlation([(1, 2), (1, 3), (1, 4)]) is None
+    assert measure.rank_correlation([(1, 2), (2, 3), (3, 9)]) == pytest.approx(1.0)
+
+
+def test_tempered_null_equals_its_analytic_value_and_is_no_effect_of_its_own():
+    """Logits over T: J of the same flips follows from the untempered logits alone."""
+    manifest, temperature = az.manifest(3, shorten=0), 1.45
+    base, tempered = zoo.tiny("gpt_neox"), zoo.tiny("gpt_neox")
+    with torch.no_grad():
+        for parameter in tempered.gpt_neox.final_layer_norm.parameters():
+            parameter.div_(temperature)
+    objective = az.TextObjective(Scorer(base, 0))
+    traces = hotflip.attack(az.context(objective, manifest), manifest.test)["greedy"]
+    rows = {}
+    for name, model in (("base", base), ("tempered", tempered), ("arm", tempered)):
+        target = az.TextObjective(Scorer(model, 0))
+        rows[name] = measure.rows(target, traces, attack="hotflip", variant="greedy", pieces=manifest.vocabulary.pieces)
+    for trace, row in zip(traces, rows["tempered"], strict=True):
+        losses = []
+        for ids in (trace.document.ids, trace.best[-1].ids):
+            logits = base(input_ids=torch.tensor([[0, *ids[:-1]]])).logits[0].double().detach() / temperature
+            losses.append(-logits.log_softmax(-1)[torch.arange(len(ids)), torch.tensor(ids)].numpy())
+        kept = trace.best[-1].ids == trace.document.ids
+        assert row["J"] == pytest.approx((losses[1] - losses[0])[kept].mean(), abs=1e-6)
+    assert [row["top1_agreement"] for row in rows["tempered"]] == [row["top1_agreement"] for row in rows["base"]]
+    assert np.mean([row["J"] for row in rows["tempered"]]) < np.mean([row["J"] for row in rows["base"]])
+    excess = [null["J"] - arm["J"] for null, arm in zip(rows["tempered"], rows["arm"], strict=True)]
+    assert excess == [0.0] * 3  # against its null of equal quality a tempered arm gains nothing
