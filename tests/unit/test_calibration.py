@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isotone.config.constraint import BlockReconstruction, Calibration, Constraint
-from isotone.constraints import certify, constrain
+from isotone.constraints import certify, constrain, weight_maps
 from isotone.constraints.capture import capture
 from isotone.constraints.nnls import optimality_gap, problem, solve
 from isotone.constraints.scopes import constrained
@@ -76,6 +76,19 @@ def test_capture_returns_what_a_whole_forward_pass_would_show():
     torch.testing.assert_close(seen.outputs_NO, kept[0][1].flatten(0, 1), rtol=0, atol=1e-5)
     assert capture(model, IDS, [name], outputs=False)[name].outputs_NO.numel() == 0
     assert not model.get_submodule(name)._forward_hooks
+
+
+@pytest.mark.parametrize("name", ["softplus", "exp", "square"])
+@pytest.mark.parametrize("cone", ["elementwise", "strict"])
+def test_fitted_zeros_are_lifted_to_where_a_step_can_move_them(name, cone):
+    constraint = Constraint(scope="mlp_both", start="nnls", map=name, cone=cone)
+    model = constrain(zoo.tiny("gpt2"), constraint, IDS)
+    projected = Constraint(scope="mlp_both", start="nnls", map="project", cone=cone)
+    exact = constrain(zoo.tiny("gpt2"), projected, IDS)
+    for parameter, mapping in weight_maps(model, constraint).items():
+        read = mapping.coordinates.read
+        assert read(model.get_parameter(parameter).detach()).min() > 0.9e-4
+        assert read(exact.get_parameter(parameter).detach()).min() < 1e-6  # there were zeros to lift
 
 
 def output_error(model, teacher, ids):

@@ -64,6 +64,9 @@ def settle(model: nn.Module, settings: Constraint) -> None:
         return
     for name, mapping in weight_maps(model, settings).items():
         parameter = model.get_parameter(name)
+        if settings.map in MULTIPLICATIVE:  # fitted starts hold exact zeros
+            inside = mapping.coordinates.read(parameter)
+            parameter.copy_(mapping.coordinates.write(inside.clamp_min(FLOOR)))
         parameter.copy_(mapping.forward(mapping.inverse(parameter)))
 
 
