@@ -260,6 +260,12 @@ def test_it_starts_again_while_there_is_progress(supervise, tmp_path: Path, code
     assert starts(tmp_path) == count
 
 
+def test_a_finished_run_whose_files_were_deleted_is_trained_to_its_end_again(supervise, tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text(json.dumps({"code": 0, "step": 3}))
+    assert supervise([(75, 1), (75, 2), (0, 3)]).until_done() == 0
+    assert starts(tmp_path) == 3
+
+
 def test_a_signal_is_passed_on_and_ends_the_supervision(supervise, tmp_path: Path) -> None:
     made = supervise([("wait", 0), (0, 1)])
 

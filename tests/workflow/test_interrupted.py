@@ -34,7 +34,7 @@ def test_kill_9_twice_and_one_epoch_per_run_change_nothing(root: Path, finished:
         "SLURM_CONF": "/dev/null"
     }
     study = folder / "results/smoke"
-    for reached in (study / "setup.json", study / "runs/baseline/seed-42/train.json"):
+    for reached in (study / "setup.json", study / "runs/baseline/seed-42/perplexity.json"):
         process = subprocess.Popen(
             command,
             cwd=folder,

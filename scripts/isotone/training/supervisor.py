@@ -117,8 +117,9 @@ class Supervisor:
                 return code
 
     def _step(self) -> int:
+        """How far the unfinished run is; a finished one whose files were deleted begins anew."""
         outcome = read_outcome(self.folder)
-        return int(outcome["step"]) if outcome else -1
+        return int(outcome["step"]) if outcome and outcome["code"] == UNFINISHED else -1
 
     def _requeue(self, code: int) -> int:
         """Ask Slurm to start this job again, then wait to be ended."""
