@@ -83,13 +83,23 @@ class Splits:
                     "Name other parts, or give a share of the documents such as 0.05."
                 )
 
+    def parts(self) -> dict[str, float | list[str]]:
+        """Every split, in the order of `SPLITS`."""
+        return {
+            "train": self.train,
+            "validation": self.validation,
+            "test": self.test,
+            "attack_search": self.attack_search,
+            "attack_test": self.attack_test,
+        }
+
     def shares(self) -> dict[str, float]:
         """The splits that take a share of the main source."""
-        return {name: value for name in SPLITS if not isinstance(value := getattr(self, name), list)}
+        return {name: value for name, value in self.parts().items() if not isinstance(value, list)}
 
     def held_out(self) -> dict[str, list[str]]:
         """The splits that take named parts of the source."""
-        return {name: value for name in SPLITS if isinstance(value := getattr(self, name), list)}
+        return {name: value for name, value in self.parts().items() if isinstance(value, list)}
 
 
 @dataclass(frozen=True)
