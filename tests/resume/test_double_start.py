@@ -27,10 +27,12 @@ def test_of_fifty_simultaneous_starts_one_trains(case: Case, undisturbed: str) -
 
 def test_a_second_start_waits_and_then_finds_the_work_done(case: Case, undisturbed: str) -> None:
     first = case.start()
+    wait_for(lambda: list((case.place / "state").glob("*/history.csv")))
     second = case.start(operation={"lock_wait": 60}, log="second.txt")
     assert first.wait() == 0
-    (case.place / "train.json").unlink(missing_ok=True)
-    assert second.wait() == 0
+    assert second.wait() == 0, second.text()
+    (case.place / "train.json").unlink()
+    assert case.start().wait() == 0
     assert weights(case.place) == undisturbed  # the marker stands again
     assert len(case.events("start")) == 1
     assert case.events("done_before")

@@ -43,51 +43,6 @@ def test_nan_on_one_rank_is_skipped_by_all_and_the_order_stays(poisoned: Study, 
     assert found[1] == found[2] == found[4]
 
 
-def test_after_several_skips_it_rolls_back_and_passes_over_the_blocks(tmp_path: Path) -> None:
-    study = Study.make(tmp_path / "study", model={"constraint": CONSTRAINED})
-    results = []
-    for name, operation in (("plain", {}), ("saves", {"save_every_steps": 1, "keep": 8})):
-        case = Case(
-            study, tmp_path / name, {"training": {"faults": {"spike_factor": 0.0, "skips": 2, "roll_back_every": 3}}}
-        )
-        case.operation = operation
-        case.study = spiked(study, tmp_path / f"spiked-{name}")
-        assert case.start().wait() == 0, case.text()
-        ledger = case.result()["passed_over"]
-        assert len(ledger) == 1
-        assert ledger[0]["from"] % 3 == 0
-        back = case.events("roll_back")[0]
-        assert back["to"] == ledger[0]["from"]
-        steps = list(case.history()["step"])
-        assert len(steps) == len(set(steps))
-        assert not set(range(ledger[0]["from"] + 1, ledger[0]["to"])) & set(
-            case.history().dropna(subset=["loss"])["step"]
-        )
-        results.append(weights(case.place))
-    assert results[0] == results[1]
-
-
-def spiked(study: Study, folder: Path) -> Study:
-    """The same study with a poisoned token in the blocks of two consecutive steps."""
-    import shutil
-
-    import numpy as np
-    from isotone.data.order import samples
-
-    from tests.resume.tiny import LENGTH
-
-    shutil.copytree(study.folder, folder)
-    made = Study(folder)
-    poison(made, RARE)
-    tokens = np.fromfile(made.train / "tokens.bin", np.uint16)
-    for step in (4, 5):  # the second epoch begins with step 4: steps 0 and 1 would see other blocks
-        tokens[samples(3, 32, step * 8, 8)[0] * LENGTH + 5] = RARE
-    first_epoch = [int(np.where(samples(3, 32, 0, 32) == samples(3, 32, step * 8, 8)[0])[0][0]) // 8 for step in (4, 5)]
-    made.first_epoch = first_epoch  # type: ignore[attr-defined]
-    tokens.tofile(made.train / "tokens.bin")
-    return made
-
-
 def test_what_cannot_be_trained_ends_with_70_and_stays_refused(tmp_path: Path) -> None:
     study = Study.make(tmp_path / "study", model={"constraint": CONSTRAINED}, common=16)
     poison(study, 63)

@@ -98,9 +98,7 @@ def test_a_save_that_cannot_finish_in_the_grace_is_not_begun(case: Case, undistu
     wait_for(lambda: _safe(case, "save"))  # the first one tells how slow the disk is
     known = case.steps()
     start.signal(signal.SIGTERM)
-    begun = time.monotonic()
     assert start.wait() == 75
-    assert time.monotonic() - begun < 3
     assert case.events("unsaved")
     assert case.steps() in (known, [*known, case.steps()[-1]])
     assert not list(case.checkpoints.glob(".tmp-*"))
@@ -135,11 +133,9 @@ def test_halt_stops_a_run_and_keeps_it_from_starting(case: Case, undisturbed: st
     (place / "HALT").touch()
     code = start.wait()
     assert code in (0, 75)  # it may have ended before it looked: once a second
-    begun = time.monotonic()
     again = case.start(log="again.txt")
     assert again.wait() == 75
     assert "isotone resume" in again.text()
-    assert time.monotonic() - begun < 5
     (place / "HALT").unlink()
     assert case.start().wait() == 0
     assert weights(case.place) == undisturbed
