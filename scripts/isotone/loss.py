@@ -56,7 +56,7 @@ class _Gradients:
 
     def __init__(self, hidden_ND: Tensor, head: Head, wanted: tuple[bool, bool, bool]) -> None:
         self.head = head
-        self.hidden_ND = torch.zeros_like(hidden_ND) if wanted[0] else None
+        self.hidden_ND = torch.empty_like(hidden_ND) if wanted[0] else None
         self.weight_VD = torch.zeros_like(head.weight_VD, dtype=torch.float32) if wanted[1] else None
         bias = head.bias_V
         self.bias_V = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
@@ -198,22 +198,32 @@ class _SummedLoss(torch.autograd.Function):
         return (*made, None, None, None)
 
 
+def _softmax(logits_RV: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities, in place of the logits, and the negative log-probability of one column.
+
+    Written out because on CPU it is several times faster than log_softmax and exp.
+    """
+    logits_RV -= logits_RV.amax(dim=-1, keepdim=True)
+    picked_R1 = logits_RV.gather(1, column)
+    total_R1 = logits_RV.exp_().sum(dim=-1, keepdim=True)
+    return logits_RV.div_(total_R1), (total_R1.log() - picked_R1)[:, 0]
+
+
 def _row_loss(logits_RV: Tensor, targets_R: Tensor, teacher: Teacher | None, part: slice) -> tuple[Tensor, Tensor]:
-    """Loss per row and its gradient with respect to the logits."""
+    """Loss per row and its gradient with respect to the logits (which are consumed)."""
     column = targets_R[:, None]
-    log_p_RV = torch.log_softmax(logits_RV, dim=-1)
-    loss_R = -log_p_RV.gather(1, column)[:, 0]
-    grad_RV = log_p_RV.exp_()
-    grad_RV.scatter_add_(1, column, torch.full_like(grad_RV[:, :1], -1.0))
     if teacher is None:
-        return loss_R, grad_RV
+        grad_RV, loss_R = _softmax(logits_RV, column)
+        return loss_R, grad_RV.scatter_add_(1, column, torch.full_like(grad_RV[:, :1], -1.0))
     heat, alpha = teacher.temperature, teacher.alpha
     log_q_RV = torch.log_softmax(teacher.head.logits(teacher.hidden_ND[part]) / heat, dim=-1)
     log_s_RV = torch.log_softmax(logits_RV / heat, dim=-1)
     q_RV = log_q_RV.exp()
     divergence_R = (q_RV * (log_q_RV - log_s_RV)).sum(-1)
+    grad_RV, loss_R = _softmax(logits_RV, column)
+    grad_RV.scatter_add_(1, column, torch.full_like(grad_RV[:, :1], -1.0)).mul_(1 - alpha)
     loss_R = (1 - alpha) * loss_R + alpha * heat**2 * divergence_R
-    return loss_R, grad_RV.mul_(1 - alpha).add_(log_s_RV.exp_() - q_RV, alpha=alpha * heat)
+    return loss_R, grad_RV.add_(log_s_RV.exp_() - q_RV, alpha=alpha * heat)
 
 
 def summed_loss(
