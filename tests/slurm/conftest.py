@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import socket
 import subprocess
 import threading
@@ -52,10 +53,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         if parent == Path("/tmp"):
             break
     lab = Lab(folder, free_ports(32))
+
+    def interrupted(*_: object) -> None:  # or the daemons would stay
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupted)
     try:
         lab.script("up")
         yield lab
     finally:
+        signal.signal(signal.SIGTERM, before)
+        for driver in lab.drivers:
+            driver.kill()
         lab.script("down")
 
 

@@ -49,6 +49,7 @@ class Lab:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
+        self.drivers: list[subprocess.Popen[bytes]] = []
         self.environment = os.environ | {
             "ISOTONE_LAB": str(folder),
             "ISOTONE_LAB_PORT": str(port),
@@ -116,6 +117,7 @@ class Driver:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        lab.drivers.append(self.process)
 
     @property
     def said(self) -> str:

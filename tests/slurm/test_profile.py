@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -73,9 +74,19 @@ def driver_as_a_job(scene: Scene) -> None:
     scene.lab.say("scancel", number, check=False)
 
 
+def drill(scene: Scene) -> None:
+    """The rehearsal that users run on their own partition."""
+    command = [sys.executable, "-m", "isotone", "drill", "--patience", "10"]
+    environment = scene.lab.environment | {"PYTHONPATH": str(scene.folder / "scripts")}
+    done = subprocess.run(command, cwd=scene.folder, env=environment, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "GraceTime 20 s + KillWait 10" in done.stdout and "final weights              equal" in done.stdout
+    assert "same job, requeued" in done.stdout and re.search(r"steps lost +0\n", done.stdout)
+
+
 several_nodes.nodes = 2  # type: ignore[attr-defined]
 
-SCENARIOS = [several_nodes, one_node_several_gpus, driver_as_a_job]
+SCENARIOS = [several_nodes, one_node_several_gpus, driver_as_a_job, drill]
 
 
 @pytest.mark.parametrize("scenario", [scenario.__name__ for scenario in SCENARIOS])
