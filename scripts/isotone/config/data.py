@@ -37,7 +37,9 @@ class Model:
     """The pretrained model. One study has one model."""
 
     source: str = setting("scratch", "where it comes from", enum=["scratch", "hub", "local", "gguf"])
-    name: str = setting("", "hub id (source: hub)", pattern=r"^$(?!\n)|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$(?!\n)")
+    name: str = setting(
+        "", "hub id (source: hub)", pattern=r"^$(?!\n)|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$(?!\n)"
+    )
     revision: str = setting("", "pinned hub revision, a commit hash or tag (source: hub)")
     path: str = setting(
         "",
@@ -112,7 +114,9 @@ class Source:
         enum=["embedded", "local", "hub"],
     )
     path: str = setting("", "file or folder: txt, jsonl, jsonl.gz, jsonl.zst, parquet (source: local)")
-    name: str = setting("", "dataset id (source: hub)", pattern=r"^$(?!\n)|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$(?!\n)")
+    name: str = setting(
+        "", "dataset id (source: hub)", pattern=r"^$(?!\n)|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$(?!\n)"
+    )
     revision: str = setting("", "pinned dataset revision (source: hub)")
     subset: str = setting("", "dataset configuration name (source: hub)")
     split: str = setting(
