@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 
 import models_zoo as zoo
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +62,14 @@ def test_nnls_is_never_worse_than_relu_however_few_iterations(seed, iterations):
     assert residual <= task.objective(signed.clamp_min(0)) * (1 + 1e-12)
     direct = (y - (x @ signed.clamp_min(0).T)).var(0, correction=0).sum()
     assert task.objective(signed.clamp_min(0)) == pytest.approx(float(direct), rel=1e-9)
+
+
+def test_nnls_gives_back_a_start_that_it_cannot_better():
+    for seed in range(10):
+        x, y = regression(seed)
+        task = problem(x, y, ridge=0.0, free_bias=False)
+        best = torch.tensor(np.stack([scipy_nnls(x.numpy(), target.numpy())[0] for target in y.T]))
+        assert task.objective(solve(task, best, 7)) <= task.objective(best)  # fp32 alone would lose a little
 
 
 def test_capture_returns_what_a_whole_forward_pass_would_show():
