@@ -64,3 +64,11 @@ rule attack_all:
 
 onstart:
     save_configuration()
+
+
+onsuccess:
+    tell_user("success")
+
+
+onerror:
+    tell_user("failure")

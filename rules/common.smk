@@ -76,6 +76,13 @@ def save_configuration():
         yaml.safe_dump(as_mapping(study), file, sort_keys=False)
 
 
+def tell_user(status):
+    """Run the user's own command at the end, if there is one."""
+    from isotone.reporting.notify import notify
+
+    notify(study.operation.notify, status, study.study, Path(in_study("")))
+
+
 def settings(**parts):
     """Canonical JSON for a program's --settings; exactly what changes its result."""
     plain = {

@@ -1,9 +1,8 @@
 # Needs: a corpus and a model source. Makes: split documents, base model, tokens.
 
 INITIAL = "init" if study.model.source == "scratch" else "base"
-FETCHED = (
-    [in_study("fetch.json")] if "hub" in (study.model.source, study.data.source) else []
-)
+ONLINE = {study.model.source, *(source.source for source in study.data.candidates())}
+FETCHED = [in_study("fetch.json")] if "hub" in ONLINE else []
 
 
 if FETCHED:
@@ -72,6 +71,7 @@ rule setup:
             base_seed=study.base.seed,
             document_start=study.data.document_start,
             length=study.training.length,
+            dtype=study.training.precision,
         ),
     shell:
         "exec python scripts/setup.py --settings {params.settings:q} --documents {input.documents} "
@@ -96,7 +96,9 @@ rule tokenize:
     resources:
         mem_mb=2_000,
     params:
-        settings=settings(document_start=study.data.document_start),
+        settings=settings(
+            document_start=study.data.document_start, score=study.data.score
+        ),
     shell:
         "exec python scripts/tokenize_split.py --settings {params.settings:q} --tokenizer {input.model} "
         "--documents {input.documents}/{wildcards.split}.parquet --out $(dirname {output.marker}) >> {log} 2>&1"

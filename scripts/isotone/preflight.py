@@ -65,7 +65,9 @@ def _check_data(study: Study) -> None:
     shares = vars(data.splits)
     for name, share in shares.items():
         if share == 0:
-            raise ConfigurationError(f"data.splits.{name} is 0, so that split would hold no documents. Give it a share above 0.")
+            raise ConfigurationError(
+                f"data.splits.{name} is 0, so that split would hold no documents. Give it a share above 0."
+            )
 
 
 def _check_disk(study: Study) -> None:

@@ -30,7 +30,11 @@ def _without_docstrings(tree: ast.Module) -> str:
         body = getattr(node, "body", None)
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body:
             first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 node.body = body[1:]
     return ast.dump(tree)
 
@@ -65,10 +69,19 @@ def code_files(program: str) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
+def data_files(program: str) -> list[Path]:
+    """Templates, schemas and the like, in the folders of the packages that the program uses."""
+    packages = {path.parent for path in code_files(program) if path.name == "__init__.py" and path.parent != LIBRARY}
+    found = {path for package in packages for path in package.rglob("*") if path.is_file()}
+    return sorted(path for path in found if path.suffix != ".py" and "__pycache__" not in path.parts)
+
+
 @functools.cache
 def code_digest(program: str) -> str:
-    """SHA-256 (first 16 hex digits) of the code behind a program, comments and docstrings left out."""
+    """SHA-256 (first 16 hex digits) of code and templates behind a program, without comments and docstrings."""
     digest = hashlib.sha256()
     for path in code_files(program):
         digest.update(path.relative_to(PROGRAMS).as_posix().encode() + b"\0" + _read(path)[0].encode())
+    for path in data_files(program):
+        digest.update(path.relative_to(PROGRAMS).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

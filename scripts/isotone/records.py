@@ -86,10 +86,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
+    readable = part.stat().st_mode & 0o666
     try:
         yield part
         for file in part.rglob("*"):
             if file.is_file():
+                file.chmod(readable)  # safetensors writes files that only their owner can read
                 with open(file, "rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from isotone.provenance import PROGRAMS, code_digest, code_files
+from isotone.provenance import PROGRAMS, code_digest, code_files, data_files
 
 DIGESTED = [
     "null",
@@ -54,3 +54,8 @@ def test_comments_do_not_change_the_digest_and_code_does(tmp_path: Path) -> None
     assert digest_in(folder) == before
     path.write_text(path.read_text() + "\nANOTHER = 1\n")
     assert digest_in(folder) != before
+
+
+def test_a_template_is_part_of_the_report_and_not_of_the_attacks() -> None:
+    assert "report.html" in {path.name for path in data_files("report")}
+    assert not data_files("attack")

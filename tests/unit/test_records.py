@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from isotone import records
 from isotone.errors import InputOutputError
 
@@ -56,7 +55,9 @@ def test_folder_appears_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
         assert not target.exists()
     with records.whole_folder(target) as part:
         (part / "b").write_text("2")
+        (part / "b").chmod(0o600)
     assert os.listdir(target) == ["b"]
+    assert (target / "b").stat().st_mode & 0o444 == target.stat().st_mode & 0o444, "others can read it as the folder"
     with pytest.raises(RuntimeError), records.whole_folder(target) as part:
         raise RuntimeError
     assert os.listdir(target) == ["b"] and os.listdir(tmp_path) == ["model"]
