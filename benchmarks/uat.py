@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 import torch
-
 from attack_setting import documents_and_vocabulary
 from isotone.attacks.objective import TextObjective
 from isotone.attacks.trigger import Slots, TriggerObjective, search_trigger
@@ -70,22 +69,32 @@ def main() -> None:
         )
         seconds = time.process_time() - began
         budget = found["ledger"]["forward_tokens"] + found["ledger"]["backward_tokens"]
-        theirs_trigger, _ = coordinate_ascent(TriggerObjective(objective, search, options.length), vocabulary, budget, seed)
+        theirs_trigger, _ = coordinate_ascent(
+            TriggerObjective(objective, search, options.length), vocabulary, budget, seed
+        )
         damage_theirs = float(held_out.rises(theirs_trigger[None], everything)[0])
         damage_ours = float(held_out.rises(np.array(found["trigger"])[None], everything)[0])
         # Every trigger that the search held, measured on the held-out documents.
         reached = next(
-            (entry["forward_tokens"] for entry in found["curve"]
-             if float(held_out.rises(np.array(entry["trigger"])[None], everything)[0]) >= damage_theirs),
+            (
+                entry["forward_tokens"]
+                for entry in found["curve"]
+                if float(held_out.rises(np.array(entry["trigger"])[None], everything)[0]) >= damage_theirs
+            ),
             budget,
         )
         ours.append(damage_ours)
         theirs.append(damage_theirs)
         shares.append(reached / budget)
-        print(f"seed {seed}: ours {damage_ours:.4f}, pool {damage_theirs:.4f} nats, reached after {100 * reached / budget:.1f} % "
-              f"of {budget} tokens ({seconds:.0f} CPU s)", flush=True)
-    print(f"held-out J ratio {np.mean(ours) / np.mean(theirs):.2f} (mean of {options.seeds} seeds; smallest "
-          f"{min(a / b for a, b in zip(ours, theirs)):.2f}); its final J after at most {100 * max(shares):.1f} % of the budget")
+        print(
+            f"seed {seed}: ours {damage_ours:.4f}, pool {damage_theirs:.4f} nats, reached after {100 * reached / budget:.1f} % "
+            f"of {budget} tokens ({seconds:.0f} CPU s)",
+            flush=True,
+        )
+    print(
+        f"held-out J ratio {np.mean(ours) / np.mean(theirs):.2f} (mean of {options.seeds} seeds; smallest "
+        f"{min(a / b for a, b in zip(ours, theirs, strict=True)):.2f}); its final J after at most {100 * max(shares):.1f} % of the budget"
+    )
 
 
 if __name__ == "__main__":
