@@ -138,7 +138,7 @@ class Start:
         if self.process.is_alive():
             os.kill(self.pid, number)
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         """Its exit code; negative after a signal.
 
         Raises:
@@ -155,7 +155,7 @@ class Start:
         return self.log.read_text() if self.log.exists() else ""
 
 
-def wait_for(condition: Any, seconds: float = 60, pause: float = 0.002) -> None:
+def wait_for(condition: Any, seconds: float = 300, pause: float = 0.002) -> None:
     """Wait until a condition holds.
 
     Raises:

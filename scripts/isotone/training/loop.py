@@ -307,4 +307,5 @@ class Loop:
             else:
                 self.parts.events("unsaved", step=self.progress.step, left=self.parts.stop.seconds_left())
             saver.join()
+        self.parts.world.share(None)  # torchrun ends all as soon as one ends: nobody does before the save is done
         raise Unfinished(f"{message}; run again to continue")
