@@ -50,7 +50,7 @@ archive: $(READY)  ## pack rows, settings, lock and digests of STUDY (default kj
 	@$(LOCAL) $(BIN)/python scripts/archive.py --folder results/$(or $(STUDY),kjv)
 
 soak: $(READY)  ## kill training 1,000 times and compare the weights (about 20 minutes)
-	@$(LOCAL) $(BIN)/python -m pytest tests/resume --soak
+	@$(LOCAL) $(BIN)/python benchmarks/soak.py --kills 1000 --corruptions 100
 
 slurm-lab: $(READY)  ## start a small real Slurm on this machine (root, Debian packages)
 	@bash tests/slurm/lab.sh up
