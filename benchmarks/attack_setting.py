@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from isotone.attacks.documents import Document, eligible_positions, unigram_counts
 from isotone.attacks.vocabulary import Vocabulary, allowed_tokens, pieces_of
 

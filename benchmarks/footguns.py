@@ -12,10 +12,11 @@ import math
 import numpy as np
 import torch
 from attack_setting import documents_and_vocabulary
-from isotone.attacks import hotflip, measure
+from isotone.attacks import hotflip, measure, query
 from isotone.attacks.hotflip import GradientProposals, Ranking
 from isotone.attacks.measure import rank_correlation
 from isotone.attacks.objective import TextObjective
+from isotone.attacks.proposals import with_saturation
 from isotone.evaluation.perplexity import document, llamacpp, rolling, score, strided
 from isotone.evaluation.scoring import Scorer, Window
 from small_model import CONTEXT, load
@@ -24,7 +25,7 @@ TEMPERATURE = 1.45
 
 
 def inverses() -> None:
-    weights = torch.tensor([0.02, 0.002, 2e-4, 30.0, 100.0])
+    weights = torch.tensor([0.02, 1e-4, 1e-6, 1e-8, 100.0])
     naive = torch.nn.functional.softplus(torch.log(torch.exp(weights) - 1))
     exact = torch.nn.functional.softplus(weights + torch.log(-torch.expm1(-weights)))
     for weight, bad, good in zip(weights.tolist(), naive.tolist(), exact.tolist(), strict=True):
@@ -116,11 +117,40 @@ def believing(model, test, vocabulary, pieces) -> None:
     print(
         f"one gradient, nothing re-scored: predicts J {predicted:.2f} nats, causes {np.mean([row['J'] for row in rows]):.2f}"
     )
-    traces = hotflip.greedy(objective, test, GradientProposals(objective, vocabulary, 8), flips=5)
-    damage = np.mean([trace.best[-1].damage for trace in traces])
-    tried = [pair for trace in traces for pair in trace.tried]
+    found = {}
+    for each in (2, 8):
+        propose = GradientProposals(objective, vocabulary, 8, per_position=each)
+        traces = hotflip.greedy(objective, test, propose, flips=5)
+        found[each] = np.mean([trace.best[-1].damage for trace in traces])
     print(
-        f"exact re-scoring of 8 proposals a step: J {damage:.2f}; rank correlation of predicted and exact gain {rank_correlation(tried):.2f}"
+        f"exact re-scoring of 8 proposals a step: J {found[2]:.3f}, with all 8 allowed at one position {found[8]:.3f}"
+    )
+    asked = query.query(objective, test, query.RandomProposals(vocabulary, 20, 0), flips=5)
+    print(f"query with twice the forward passes: J {np.mean([trace.best[-1].damage for trace in asked]):.3f}")
+    saturation(objective, test[:4], vocabulary)
+
+
+def saturation(objective, test, vocabulary) -> None:
+    """Rank correlation of predicted and exact gain over random flips, with and without the credit."""
+    generator, ranking, pairs = np.random.default_rng(0), Ranking(objective, vocabulary), {"plain": [], "credited": []}
+    for text in test:
+        clean, grad = objective.slopes(text.ids[None], np.ones((1, len(text.ids))))
+        clean, grad = clean[0], grad[0].numpy()
+        places = generator.choice(text.eligible, 25, replace=False)
+        tokens = generator.choice(vocabulary.allowed, 16, replace=False)
+        embedding = ranking.embedding_VD.numpy()
+        gain = np.stack([(embedding[tokens] - embedding[text.ids[place]]) @ grad[place] for place in places])
+        kept, surprise = np.ones(len(clean), bool), vocabulary.unigram_nll()[text.ids]
+        credited = with_saturation(gain, places, clean, clean, kept, surprise)
+        rows = np.zeros(gain.size, int)
+        nll = objective.flips(text.ids[None], clean[None], rows, np.repeat(places, 16), np.tile(tokens, 25))
+        rise = nll - clean
+        rise[np.arange(gain.size), np.repeat(places, 16)] = 0
+        for name, predicted in (("plain", gain), ("credited", credited)):
+            pairs[name].append(rank_correlation(list(zip(predicted.ravel(), rise.sum(1), strict=True))))
+    print(
+        f"rank correlation of predicted and exact gain over random flips: first order {np.mean(pairs['plain']):.2f}, "
+        f"with credit for saturated losses {np.mean(pairs['credited']):.2f}"
     )
 
 

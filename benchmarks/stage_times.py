@@ -31,14 +31,18 @@ def stage_seconds(folder: Path) -> pd.DataFrame:
     if not rows:
         sys.exit(f"{folder}/timings holds nothing. Run the study first.")
     frame = pd.DataFrame(rows)
-    return frame.groupby("stage").agg(jobs=("seconds", "size"), seconds=("seconds", "sum"), longest=("seconds", "max"), memory_MB=("memory_MB", "max"))
+    return frame.groupby("stage").agg(
+        jobs=("seconds", "size"), seconds=("seconds", "sum"), longest=("seconds", "max"), memory_MB=("memory_MB", "max")
+    )
 
 
 def main() -> int:
     table = stage_seconds(Path(sys.argv[1] if len(sys.argv) > 1 else "results/kjv"))
     table["budget"] = pd.Series(BUDGET)
     table["within"] = (table["seconds"] <= table["budget"]).map({True: "yes", False: "NO"})
-    table = table.loc[[stage for stage in BUDGET if stage in table.index] + [stage for stage in table.index if stage not in BUDGET]]
+    table = table.loc[
+        [stage for stage in BUDGET if stage in table.index] + [stage for stage in table.index if stage not in BUDGET]
+    ]
     print(table.round(1).to_string())
     print(f"\nall jobs: {table['seconds'].sum():.0f} s of {sum(BUDGET.values())} s")
     return 0 if (table["within"] == "yes").all() else 1

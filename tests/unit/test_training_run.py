@@ -171,6 +171,20 @@ def test_twenty_steps_equal_a_plain_loop_with_parametrize_and_stay_golden(study:
     assert min(float(trained[name].min()) for name in weight_maps(model, run.job.constraint)) >= 0
 
 
+def test_every_scored_token_of_the_global_batch_counts_alike(study: Study, tmp_path: Path) -> None:
+    """Leaves with very different numbers of targets: a mean of their means would be another loss."""
+    shutil.copytree(study.folder, tmp_path / "study")
+    partly = Study(tmp_path / "study")
+    scored = np.random.default_rng(4).random(len(np.fromfile(partly.train / "tokens.bin", np.uint16))) < 0.5
+    scored[: 16 * LENGTH] = False
+    scored.astype(np.uint8).tofile(partly.train / "scored.bin")
+    run = make(partly, tmp_path / "run", {"training": {"epochs": 2}})
+    result = go(run)
+    theirs, _ = plain_loop(partly, run, result["steps"])
+    assert np.abs(history(run)["loss"].dropna().to_numpy() - theirs).max() < 1e-4
+    assert result["tokens"] == 2 * scored[1 : 32 * LENGTH + 1].sum()
+
+
 def test_the_unconstrained_arm_is_the_same_trainer(study: Study, tmp_path: Path) -> None:
     run = make(study, tmp_path, {"constraint": {"scope": "none", "start": "keep"}})
     result = go(run)

@@ -59,8 +59,8 @@ class UniversalTrigger:
     length: int = setting(3, "trigger tokens", minimum=1)
     restarts: int = setting(2, "independent searches", minimum=1)
     iterations: int = setting(12, "coordinate steps per restart", minimum=1)
-    candidates: int = setting(16, "proposals scored exactly per step", minimum=1)
-    batch: int = setting(8, "search documents per step", minimum=1)
+    candidates: int = setting(8, "proposals scored exactly per step", minimum=1)
+    batch: int = setting(4, "search documents per step; four times as many confirm a change", minimum=1)
 
 
 @dataclass(frozen=True)

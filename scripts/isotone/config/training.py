@@ -137,4 +137,6 @@ class Operation:
         "",
         "your own command, run when the workflow ends; it sees ISOTONE_STATUS (success or failure), ISOTONE_STUDY, ISOTONE_FOLDER and ISOTONE_REPORT",
     )
-    criteria: list[Criterion] = setting([], "what a healthy run looks like; a run that breaks one is flagged or stopped")
+    criteria: list[Criterion] = setting(
+        [], "what a healthy run looks like; a run that breaks one is flagged or stopped"
+    )
