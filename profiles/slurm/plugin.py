@@ -145,8 +145,21 @@ def preflight(executor: Any, plugin: Any) -> None:
             continue
         asked.add(call)
         answer = subprocess.run(f"{call} --test-only --wrap=true", shell=True, capture_output=True, text=True)
+        if "configuration is not available" in answer.stderr:
+            answer = _really_submitted(call)
         if answer.returncode:
             raise WorkflowError(_refused_by_slurm(job.rule.name, call, answer.stderr.strip()))
+
+
+def _really_submitted(call: str) -> subprocess.CompletedProcess[str]:
+    """Submit a held job and withdraw it.
+
+    --test-only also refuses what would only have to wait, while nodes are down or not yet back after a restart.
+    """
+    answer = subprocess.run(f"{call} --hold --wrap=true", shell=True, capture_output=True, text=True)
+    if answer.returncode == 0:
+        _said(["scancel", answer.stdout.strip().split(";")[0]])
+    return answer
 
 
 def end_orphans(executor: Any, plugin: Any) -> None:

@@ -30,7 +30,7 @@ class Storm:
 
     def start(self, name: str) -> None:
         """Start one scene's driver; steps wait a little, so that the storm finds all of them at work."""
-        (self.scenes[name].folder / "slow-validation").write_text("1.5")
+        (self.scenes[name].folder / "slow-validation").write_text("5")
         self.drivers[name] = self.scenes[name].drive()
 
     def rage(self) -> None:

@@ -169,6 +169,19 @@ def too_large(lab: Lab, folder: Path) -> None:
     assert "rule stay" in said and "--gpus=64" in said
 
 
+def all_nodes_down(lab: Lab, folder: Path) -> None:
+    """The control: what would only have to wait is submitted. (Its partition has the one node that is down.)"""
+    partition = ["partitionname=alone", "nodes=n6", "state=up"]
+    lab.say("scontrol", "create", *partition)
+    lab.say("scontrol", "update", "nodename=n6", "state=down", "reason=test")
+    driver = Driver(
+        lab, folder, "out/a.1", "--default-resources", "slurm_partition=alone", "slurm_account=lab", "mem_mb=500"
+    )
+    lab.job(folder, state="PENDING")
+    lab.say("scontrol", "update", "nodename=n6", "state=resume")
+    assert driver.wait(400) == 0 and "Trying to restart" not in driver.said
+
+
 def stale_environment(lab: Lab, folder: Path) -> None:
     lock = folder / "requirements.lock"
     lock.write_text(lock.read_text().replace("\nsafetensors==", "\nsafetensors==9"))
@@ -190,6 +203,7 @@ SCENARIOS = [
     wrong_partition,
     wrong_account,
     too_large,
+    all_nodes_down,
     stale_environment,
 ]
 
