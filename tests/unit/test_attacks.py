@@ -11,7 +11,7 @@ import torch
 from isotone.attacks import gcg, hotflip, measure, query, random_flips, run
 from isotone.attacks.documents import Document, Manifest
 from isotone.attacks.hotflip import GradientProposals, Ranking
-from isotone.attacks.proposals import rank_flips, with_saturation
+from isotone.attacks.proposals import Flip, fresh_flips, rank_flips, with_saturation
 from isotone.attacks.search import Plan, search
 from isotone.attacks.trigger import Slots
 from isotone.errors import ConfigurationError
@@ -339,3 +339,24 @@ def test_tempered_null_equals_its_analytic_value_and_is_no_effect_of_its_own():
     assert np.mean([row["J"] for row in rows["tempered"]]) < np.mean([row["J"] for row in rows["base"]])
     excess = [null["J"] - arm["J"] for null, arm in zip(rows["tempered"], rows["arm"], strict=True)]
     assert excess == [0.0] * 3  # against its null of equal quality a tempered arm gains nothing
+
+
+def test_steps_propose_what_was_not_tried_and_remember_the_best_of_what_was():
+    manifest, objective = az.manifest(1, shorten=0), az.objective()
+    asked = []
+
+    class Spy(GradientProposals):
+        def __call__(self, asking, ledgers):
+            found = super().__call__(asking, ledgers)
+            asked.append((dict(asking[0].seen), found[0]))
+            return found
+
+    hotflip.greedy(objective, manifest.test, Spy(objective, manifest.vocabulary, 8), flips=3)
+    assert len(asked) == 3 and not asked[0][0]
+    for seen, flips in asked[1:]:
+        old = [flip for flip in flips if flip.remembered]
+        assert len(flips) == 8 and len(old) == 2
+        assert all((flip.position, flip.token) in seen for flip in old)
+        assert not any((flip.position, flip.token) in seen for flip in flips if not flip.remembered)
+    ranked = [Flip(3, 1), Flip(3, 2), Flip(4, 1), Flip(5, 1)]
+    assert fresh_flips(ranked, {(4, 1)}, 2, 1) == [Flip(3, 1), Flip(5, 1)]

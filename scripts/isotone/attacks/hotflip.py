@@ -12,6 +12,7 @@ one-hot derivatives; re-scoring each accepted flip exactly is ours.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,14 +24,14 @@ from torch import Tensor
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.proposals import Flip, best_flips, rank_flips, with_saturation
+from isotone.attacks.proposals import Flip, best_flips, fresh_flips, rank_flips, with_saturation
 from isotone.attacks.search import Plan, Position, State, Trace, search
 from isotone.attacks.vocabulary import Vocabulary, survives
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
-PER_POSITION = 2  # spreads M = 8 proposals over positions; 8 at one position lost a tenth of J
+PER_POSITION = 1  # new proposals at one position per step; on a small model J at M = 8 was 0.529, 0.523, 0.503 for 1, 2, 4
 DEEP = 4  # in the threat model `text`, so many times more proposals are looked at as are wanted
 
 
@@ -108,19 +109,34 @@ class GradientProposals:
         return result
 
     def __call__(self, asking: Sequence[Position], ledgers: dict[str, Ledger]) -> list[list[Flip]]:
-        """The best M flips of each state, by predicted rise of the objective."""
-        wanted = self.count if self.tokenizer is None else DEEP * self.count
-        each = min(self.per_position, wanted)
-        found = [
-            best_flips(position.open, choice_PK, gain_PK, self.vocabulary.allowed, wanted)
-            for position, (choice_PK, gain_PK) in zip(asking, self.tables(asking, ledgers, each), strict=True)
+        """M flips of each state: the best that earlier steps measured and did not take, and untried ones.
+
+        What a flip does hardly depends on flips elsewhere, so a rejected flip needs no second proposal
+        unless it was nearly the best; the rest of the budget goes to flips that were never scored.
+        """
+        deep = DEEP if self.tokenizer is not None else 1
+        tried = [max(Counter(place for place, _ in position.seen).values(), default=0) for position in asking]
+        tables = self.tables(asking, ledgers, deep * self.per_position + max(tried))
+        found = []
+        for position, (choice_PK, gain_PK) in zip(asking, tables, strict=True):
+            old = self._remembered(position)
+            ranked = best_flips(position.open, choice_PK, gain_PK, self.vocabulary.allowed, gain_PK.size)
+            new = fresh_flips(ranked, position.seen, deep * (self.count - len(old)), deep * self.per_position)
+            if self.tokenizer is not None:
+                old, new = (surviving(position.state.ids, flips, self.tokenizer) for flips in (old, new))
+            found.append([*old, *new[: self.count - len(old)]])
+        return found
+
+    def _remembered(self, position: Position) -> list[Flip]:
+        """The best quarter of the budget from what was measured at earlier steps and is still open."""
+        places = set(position.open.tolist())
+        kept = int((position.state.ids == position.document.ids).sum())
+        options = [
+            Flip(place, token, gain * kept, True)
+            for (place, token), gain in position.seen.items()
+            if place in places and position.state.ids[place] != token
         ]
-        if self.tokenizer is None:
-            return found
-        return [
-            surviving(position.state.ids, flips, self.tokenizer)[: self.count]
-            for position, flips in zip(asking, found, strict=True)
-        ]
+        return sorted(options, key=lambda flip: -(flip.gain or 0.0))[: max(1, self.count // 4)]
 
 
 def flipped(ids: np.ndarray, flips: Sequence[Flip]) -> np.ndarray:

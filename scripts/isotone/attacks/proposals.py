@@ -7,6 +7,8 @@ A proposal only suggests. The search scores it exactly before it accepts it.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +20,16 @@ CHUNK = 1 << 22  # entries of one block of the position x token table
 
 
 class Flip(NamedTuple):
-    """Write ``token`` at ``position``; ``gain`` is the predicted rise of the objective's sum, in nats, or None."""
+    """Write ``token`` at ``position``.
+
+    ``gain`` is the predicted rise of the objective's sum, in nats, or None; ``remembered`` says that it
+    was measured at an earlier step and is no estimate.
+    """
 
     position: int
     token: int
     gain: float | None = None
+    remembered: bool = False
 
 
 def rank_flips(
@@ -100,6 +107,19 @@ def best_flips(
         for row, column in zip(rows, columns, strict=True)
         if np.isfinite(gain_PK[row, column])
     ]
+
+
+def fresh_flips(ranked: Sequence[Flip], seen: Container[tuple[int, int]], count: int, per_position: int) -> list[Flip]:
+    """The first ``count`` of ranked flips that were not tried yet, at most ``per_position`` at one position."""
+    found: list[Flip] = []
+    used: Counter[int] = Counter()
+    for flip in ranked:
+        if len(found) == count:
+            break
+        if (flip.position, flip.token) not in seen and used[flip.position] < per_position:
+            used[flip.position] += 1
+            found.append(flip)
+    return found
 
 
 def random_flips(

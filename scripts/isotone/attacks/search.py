@@ -38,6 +38,7 @@ class Trace:
     Attributes:
         best: for k = 0..K the best state with at most k changed tokens.
         spent: ledger when that state was found, k = 0..K.
+        seen: exact rise of J, nats, of each (position, token) when it was last tried.
         tried: (predicted, exact) rise of the objective's sum, nats, of each candidate with a prediction.
     """
 
@@ -47,6 +48,7 @@ class Trace:
     spent: list[Ledger]
     ledger: Ledger
     tried: list[tuple[float, float]] = field(default_factory=list)
+    seen: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Position:
     open: np.ndarray
     step: int
     rank: int
+    seen: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 Propose = Callable[[Sequence[Position], dict[str, Ledger]], list[list[Flip]]]
@@ -109,7 +112,7 @@ def search(objective: TextObjective, documents: Sequence[Document], propose: Pro
     alive = set(range(len(traces)))
     for step in range(plan.steps):
         asking = [
-            (index, Position(trace.document, state, trace.clean, places, step, rank))
+            (index, Position(trace.document, state, trace.clean, places, step, rank, trace.seen))
             for index, trace in enumerate(traces)
             if index in alive
             for rank, state in enumerate(beams[index])
@@ -162,7 +165,8 @@ def _score(
         total = before_B[row] * int(objective.counts(state.ids != position.document.ids).sum())
         predicted = None if flip.gain is None else (total + flip.gain) / max(kept, 1) - before_B[row]
         exact = float(damage_B[row] - before_B[row])
-        if predicted is not None:
+        traces[index].seen[flip.position, flip.token] = exact
+        if predicted is not None and not flip.remembered:
             traces[index].tried.append((predicted, exact))
         order = state.order if flip.position in state.order else [*state.order, flip.position]
         children[index].append(
