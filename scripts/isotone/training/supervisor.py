@@ -47,14 +47,14 @@ def torchrun(processes: int, grace: float, nodes: int = 1) -> list[str]:
         "--max-restarts=0",
     ]
     if nodes == 1:
-        return [*launch, "--standalone"]
+        return [*launch, "--standalone", "--"]  # else torchrun takes --start for an option of its own
     job = int(os.environ.get("SLURM_JOB_ID", "0"))
     port = 20000 + (7 * job + int(time.time())) % 20000  # another one after each requeue: the old one may linger
     step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     if generic := os.environ.get("ISOTONE_NODE_GRES"):  # set by profiles/slurm/job.sh; a step does not inherit it
         step.append(f"--gres={generic}")
     place = "--nnodes=$SLURM_NNODES --node-rank=$SLURM_NODEID --master-addr=$SLURM_LAUNCH_NODE_IPADDR"
-    shell = f'exec {shlex.join(launch)} {place} --master-port={port} "$@"'
+    shell = f'exec {shlex.join(launch)} {place} --master-port={port} -- "$@"'
     return [*step, "bash", "-c", shell, "torchrun"]
 
 
