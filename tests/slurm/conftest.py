@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.lab import NODES, SCRIPT, Lab, probe
+from tests.slurm.lab import NODES, SCRIPT, STOPPED, Lab, probe
 from tests.slurm.scene import Scene, checkout, quiet_run
 
 AT_ONCE = 4  # scenarios that two cores carry at the same time
@@ -63,6 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
     finally:
         signal.signal(signal.SIGTERM, before)
+        STOPPED.set()
         for driver in lab.drivers:
             driver.kill()
         lab.script("down")

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SCRIPT = HERE / "lab.sh"
 T = TypeVar("T")
+STOPPED = threading.Event()  # the session ends: scenarios still at play must not hold it up
 NODES = [f"n{index}" for index in range(1, 7)]
 
 # Tests look more often than a real driver should.
@@ -27,6 +29,8 @@ def until(what: str, condition: Callable[[], T], seconds: float = 300, every: fl
     """Wait for a condition to hold and give its value; fail with ``what`` otherwise."""
     end = time.monotonic() + seconds
     while not (value := condition()):
+        if STOPPED.is_set():
+            raise InterruptedError("the session ends")
         if time.monotonic() > end:
             raise TimeoutError(f"waited {seconds:.0f} s in vain for: {what}")
         time.sleep(every)
@@ -107,7 +111,8 @@ class Driver:
     def __init__(self, lab: Lab, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         self.lab, self.folder = lab, folder
         self.log = folder / "driver.log"
-        self.started = time.monotonic()
+        if STOPPED.is_set():
+            raise InterruptedError("the session ends")
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "snakemake", "--profile", "profiles/slurm", *QUICK, *options],
