@@ -152,11 +152,12 @@ def preflight(executor: Any, plugin: Any) -> None:
 
 
 def _really_submitted(call: str) -> subprocess.CompletedProcess[str]:
-    """Submit a held job and withdraw it.
+    """Submit a job for later and withdraw it.
 
-    --test-only also refuses what would only have to wait, while nodes are down or not yet back after a restart.
+    --test-only also refuses what would only have to wait, while nodes are down or not yet back after a restart;
+    a held job would be taken whatever it asks for.
     """
-    answer = subprocess.run(f"{call} --hold --wrap=true", shell=True, capture_output=True, text=True)
+    answer = subprocess.run(f"{call} --begin=now+1hour --wrap=true", shell=True, capture_output=True, text=True)
     if answer.returncode == 0:
         _said(["scancel", answer.stdout.strip().split(";")[0]])
     return answer
