@@ -49,6 +49,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 _FOUND = pytest.StashKey[dict[str, float]]()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say which tests must share a worker: those that share a cluster, a finished study or a browser."""
     for item in items:

@@ -35,20 +35,23 @@ def corrupt(case: Case, chance: random.Random) -> str:
 
 
 def torment(case: Case, kills: int, corruptions: int, seed: int) -> dict[str, int]:
-    """Kill a run again and again at random moments, damage its newest checkpoint now and then, and let it end."""
+    """Kill a run again and again at random moments, damage its newest checkpoint now and then, and let it end.
+
+    Goes on until both numbers are reached: a damage that finds only one checkpoint waits for the next kill.
+    """
     chance = random.Random(seed)
     when = sorted(chance.sample(range(kills), corruptions))
     count = {"kills": 0, "corruptions": 0, "ended": 0}
     longest = 0.3
-    while count["kills"] < kills:
+    while count["kills"] < kills or when:
         begun = time.monotonic()
         start = case.start()
         start.process.join(chance.uniform(0.0, longest))
         if start.process.exitcode is None:
             start.signal(signal.SIGKILL)
             count["kills"] += start.wait() == -signal.SIGKILL
-            if not case.steps() or chance.random() < 0.1:
-                longest = min(2.0, longest * 1.1)  # on a slow machine a start must live long enough to get anywhere
+            if len(case.steps()) < 2 or chance.random() < 0.1:
+                longest = min(10.0, longest * 1.1)  # on a slow machine a start must live long enough to get anywhere
         else:
             assert start.wait() == 0, start.text()[-3000:]
             count["ended"] += 1
@@ -68,8 +71,7 @@ def torment(case: Case, kills: int, corruptions: int, seed: int) -> dict[str, in
 def test_a_hundred_kills_and_ten_corruptions_change_no_bit(case: Case, undisturbed: str) -> None:
     case.operation = {"save_every_steps": 1}
     count = torment(case, KILLS, CORRUPTIONS, seed=5)
-    assert count["kills"] == KILLS
-    assert count["corruptions"] >= CORRUPTIONS - 2  # one may be due when a run has just begun again
+    assert count["kills"] >= KILLS and count["corruptions"] == CORRUPTIONS
     assert weights(case.place) == undisturbed
     assert list(case.history()["step"]) == list(range(STEPS + 1))
     assert case.events("damaged") or count["ended"]

@@ -142,8 +142,8 @@ def test_halt_stops_a_run_and_keeps_it_from_starting(case: Case, undisturbed: st
 
 
 def test_a_hang_is_noticed_its_stacks_written_and_the_run_goes_on_later(case: Case, undisturbed: str) -> None:
-    operation = {"watchdog": 2.0, "watchdog_floor": 0.3, "save_every_steps": 1, "background_save": False}
-    start = case.start(operation=operation, limits={"slow_fsync": 1500})
+    operation = {"watchdog": 2.0, "watchdog_floor": 1.5, "save_every_steps": 1, "background_save": False}
+    start = case.start(operation=operation, limits={"slow_fsync": 5000})
     assert start.wait() == 75
     assert case.outcome()["code"] == 75
     assert case.events("hang")
