@@ -27,6 +27,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.resume.preload"])
 
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
+M_ARENA_MAX = -8  # malloc.h
 REMOVALS = {"os.remove", "os.rmdir"}
 
 
@@ -93,6 +94,7 @@ def _main(
     if "powerless" in limits and os.geteuid() == 0:
         _drop_capabilities()
     if "extra_memory" in limits:
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)  # else every thread reserves 64 MiB of addresses
         used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (used + limits["extra_memory"],) * 2)
     if "slow_fsync" in limits:
