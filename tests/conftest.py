@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Branch coverage in percent that `make test` insists on; the first entry is the whole library.
 FLOORS = {"": 80, "training": 90, "constraints": 90, "attacks": 90, "statistics": 90}
 
+ORDER = ["slurm", "workflow", "resume", "browser", "hostile", "unit"]
+
 # As Snakemake gives it to every rule with one thread; the bits of a CPU result depend on it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -51,11 +53,19 @@ _FOUND = pytest.StashKey[dict[str, float]]()
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests must share a worker: those that share a cluster, a finished study or a browser."""
+    """Say which tests must share a worker: those that share a cluster, a finished study or a browser.
+
+    What waits most (the cluster) comes first, so that the other worker computes beside it.
+    """
     for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        folder = _folder(item)
         group = item.path.stem if folder in ("unit", "resume") else folder
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: ORDER.index(_folder(item)))
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(ROOT / "tests").parts[0]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
