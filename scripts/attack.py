@@ -24,6 +24,7 @@ def main() -> int:
 
     from isotone.attacks.job import attack
 
+    environment.deterministic(seed=0)  # random streams carry keys of their own; sums depend on the thread count
     attack(options.attack, job, options.model, options.documents, options.rows, options.cost, options.marker)
     return errors.DONE
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotone import errors, records
+from isotone import environment, errors, records
 from isotone.config.constraint import Constraint
 from isotone.config.schema import as_mapping, parse, section, setting
 
@@ -49,13 +49,12 @@ def main() -> int | None:
     options = arguments()
     settings = parse(Settings, json.loads(options.settings), "--settings")
 
-    import torch
     from isotone.constraints import calibration_ids, certify
     from isotone.constraints.capture import calibration_blocks
     from isotone.models import load_model, load_tokenizer, save_model
     from isotone.nulls import make_null, mean_nll
 
-    torch.set_num_threads(1)  # sums depend on it, and the solved temperature on sums
+    environment.deterministic(settings.seed)  # sums depend on the thread count, the solved temperature on sums
     blocks = calibration_blocks(options.validation, settings.blocks * settings.length, settings.length)
     reference = load_model(options.reference)
     null = make_null(

@@ -24,6 +24,7 @@ def main() -> int:
 
     from isotone.evaluation.job import perplexity
 
+    environment.deterministic(seed=0)  # random streams carry keys of their own; sums depend on the thread count
     perplexity(job, options.model, options.split, options.documents, options.rows, options.cost, options.marker)
     return errors.DONE
 

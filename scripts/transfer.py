@@ -35,6 +35,7 @@ def main() -> int:
 
     from isotone.attacks.transfer import transfer
 
+    environment.deterministic(seed=0)  # random streams carry keys of their own; sums depend on the thread count
     sources = list(zip(options.source_names, options.sources, folders, strict=True))
     target = (name, options.target)
     transfer(options.attack, job, target, options.documents, sources, options.rows, options.cost, options.marker)
