@@ -25,7 +25,7 @@ QUICK = ["--seconds-between-status-checks", "3", "--slurm-init-seconds-before-st
 QUICK += ["--max-status-checks-per-second", "1", "--latency-wait", "10"]
 
 
-def until(what: str, condition: Callable[[], T], seconds: float = 300, every: float = 0.2) -> T:
+def until(what: str, condition: Callable[[], T], seconds: float = 600, every: float = 0.2) -> T:
     """Wait for a condition to hold and give its value; fail with ``what`` otherwise."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -90,7 +90,7 @@ class Lab:
         jobs = [Job(*row[:5], int(row[5] or 0)) for row in rows if len(row) == 6]
         return [job for job in jobs if job.folder == str(folder) and comment in job.comment and state in job.state]
 
-    def job(self, folder: Path, comment: str = "", state: str = "RUNNING", seconds: float = 300) -> Job:
+    def job(self, folder: Path, comment: str = "", state: str = "RUNNING", seconds: float = 900) -> Job:
         """The one job of ``folder``, once it is in that state."""
         return until(f"a {state} job of {folder}", lambda: self.jobs(folder, comment, state), seconds)[0]
 
@@ -129,7 +129,7 @@ class Driver:
         """All that the driver printed."""
         return self.log.read_text()
 
-    def wait(self, seconds: float = 600) -> int:
+    def wait(self, seconds: float = 1200) -> int:
         """Wait for its end; a driver that hangs is killed and fails the test."""
         try:
             return self.process.wait(seconds)

@@ -129,7 +129,7 @@ start() {
         chown munge: "$LAB/run" "$LAB/log"
         runuser -u munge -- munged --force --key-file="$LAB/etc/munge.key" --socket="$LAB/run/munge.socket" \
             --pid-file="$LAB/run/munged.pid" --log-file="$LAB/log/munged.log" --seed-file="$LAB/run/munged.seed" 2>/dev/null
-        until_true 30 munge -S "$LAB/run/munge.socket" -n
+        until_true 60 munge -S "$LAB/run/munge.socket" -n
         ;;
     mariadbd)
         [ -d "$LAB/mysql/mysql" ] ||
@@ -138,15 +138,15 @@ start() {
             --pid-file="$LAB/run/mariadbd.pid" --bind-address=127.0.0.1 --port=$((PORT + 2)) --init-file="$LAB/etc/init.sql" \
             --log-error="$LAB/log/mariadbd.log" --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 \
             --innodb-flush-log-at-trx-commit=0 </dev/null >/dev/null 2>&1 &
-        until_true 60 mariadb --no-defaults -h127.0.0.1 -P$((PORT + 2)) -uslurm -plab lab -e 'select 1'
+        until_true 180 mariadb --no-defaults -h127.0.0.1 -P$((PORT + 2)) -uslurm -plab lab -e 'select 1'
         ;;
     slurmdbd)
         SLURM_CONF=$LAB/etc/slurm.conf slurmdbd
-        until_true 30 sacctmgr -n show cluster
+        until_true 120 sacctmgr -n show cluster
         ;;
     slurmctld)
         slurmctld
-        until_true 30 scontrol ping
+        until_true 120 scontrol ping
         ;;
     slurmd-*)
         mkdir -p "$LAB/spool/${1#slurmd-}"
@@ -194,7 +194,7 @@ up() {
     accounts
     start slurmctld
     for ((i = 1; i <= NODES; i++)); do start "slurmd-n$i"; done
-    until_true 60 idle_nodes
+    until_true 180 idle_nodes
     sinfo
     echo "lab: $NODES nodes are up. In your shell: export SLURM_CONF=$SLURM_CONF"
 }

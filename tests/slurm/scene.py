@@ -78,7 +78,7 @@ class Scene:
         command = ["--configfile", "study.yaml", "--set-resources", *resources, *rest, "--", target]
         return Driver(self.lab, self.folder, *command, environment=environment)
 
-    def job(self, state: str = "RUNNING", seconds: float = 300) -> Job:
+    def job(self, state: str = "RUNNING", seconds: float = 900) -> Job:
         """The training job, once it is in that state."""
         job = self.lab.job(self.folder, "rule_train", state, seconds)
         self.number = self.number or job.number
@@ -104,19 +104,19 @@ class Scene:
                 continue
         return -1
 
-    def at_step(self, step: int, seconds: float = 400) -> Job:
+    def at_step(self, step: int, seconds: float = 900) -> Job:
         """Wait until the run has come so far; its job."""
         until(f"step {step} in {self.folder}", lambda: self.step() >= step, seconds, every=0.1)
         return self.job()
 
-    def preempt(self, job: Job, hold: float = 1) -> None:
+    def preempt(self, job: Job) -> None:
         """Take the node away until the job is out, then give it back."""
         guest = self.lab.preempt(job)
-        until("the preempted job to be out", lambda: not self.lab.jobs(self.folder, "rule_train", "RUNNING"), 300)
+        until("the preempted job to be out", lambda: not self.lab.jobs(self.folder, "rule_train", "RUNNING"), 600)
         until(
             "the guest to run",
             lambda: "RUNNING" in self.lab.say("squeue", "-h", "-j", guest, "-o", "%T", check=False),
-            60,
+            300,
         )
         self.lab.say("scancel", guest)
 
@@ -125,7 +125,7 @@ class Scene:
         """Stretch validation or saving, wait until the run is there, then undo it at the end."""
         (self.folder / f"slow-{what}").write_text(str(seconds))
         sign = self.folder / {"validation": "validating", "save": "saving"}[what]
-        until(f"the run to reach its {what}", sign.exists, 400, every=0.05)
+        until(f"the run to reach its {what}", sign.exists, 900, every=0.05)
         try:
             yield
         finally:

@@ -51,7 +51,7 @@ class Storm:
 
         self.lab.script("kill", f"slurmd-{jobs['zombie'].node}")
         self.lab.say("scontrol", "update", f"nodename={jobs['lost'].node}", "state=down", "reason=storm")
-        until("the daemon's node to be down", lambda: self.down(jobs["zombie"].node), 90)
+        until("the daemon's node to be down", lambda: self.down(jobs["zombie"].node), 300)
         for scene in self.scenes.values():
             (scene.folder / "slow-validation").unlink()
 
@@ -72,7 +72,7 @@ def storm(
     for node in NODES:
         lab.script("start", f"slurmd-{node}")
         lab.say("scontrol", "update", f"nodename={node}", "state=resume", check=False)
-    until("all nodes to be back", lambda: not any(storm.down(node) for node in NODES), 300)
+    until("all nodes to be back", lambda: not any(storm.down(node) for node in NODES), 600)
 
 
 def test_a_running_job_and_its_driver_live_without_controller_and_accounting(storm: Storm) -> None:

@@ -35,7 +35,7 @@ def in_front(lab: Lab, extra: dict[str, str]) -> dict[str, str]:
 def cancelled_by_user(lab: Lab, folder: Path) -> None:
     driver = Driver(lab, folder, "out/a.600", "--retries", "0")
     lab.say("scancel", lab.job(folder).number)
-    assert driver.wait(400) == 1
+    assert driver.wait(900) == 1
     assert "CANCELLED" in driver.said
 
 
@@ -43,7 +43,7 @@ def slow_polling(lab: Lab, folder: Path) -> None:
     """Two quiet minutes and more would make the plugin look every 100 s."""
     began = time.time()
     driver = Driver(lab, folder, "out/a.70")
-    assert driver.wait(500) == 0
+    assert driver.wait(900) == 0
     written = (folder / "out/a.70").stat().st_mtime
     assert time.time() - written < 20 and time.time() - began > 70
 
@@ -56,15 +56,15 @@ def preempted_for_good(lab: Lab, folder: Path) -> None:
     job = lab.job(folder)
     until("start", lambda: (folder / "starts").exists())
     guest = lab.preempt(job)
-    until("the preempted job to go", lambda: not lab.jobs(folder, state="RUNNING"), 60)
+    until("the preempted job to go", lambda: not lab.jobs(folder, state="RUNNING"), 300)
     lab.say("scancel", guest)
-    assert driver.wait(400) == 0
+    assert driver.wait(900) == 0
     assert lab.states(job.number) == ["PREEMPTED"] and len((folder / "starts").read_text().split()) == 2
 
 
 def refused_input(lab: Lab, folder: Path) -> None:
     driver = Driver(lab, folder, "refused/a")
-    assert driver.wait(400) == 1
+    assert driver.wait(900) == 1
     assert (folder / "attempts").read_text().split() == ["attempt"]
     assert "isotone: refused (78): the input is wrong" in driver.said
 
@@ -89,7 +89,7 @@ def sbatch_away(lab: Lab, folder: Path) -> None:
     away += "echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)' >&2\nexit 1\nfi\nexec $REAL \"$@\""
     (folder / "Snakefile").touch()
     driver = Driver(lab, folder, "out/a.1", "--retries", "0", environment=in_front(lab, fake(folder, "sbatch", away)))
-    assert driver.wait(400) == 0
+    assert driver.wait(900) == 0
 
 
 def accounting_forgets(lab: Lab, folder: Path) -> None:
@@ -101,7 +101,7 @@ def accounting_forgets(lab: Lab, folder: Path) -> None:
     (folder / "away").touch()
     time.sleep(40)
     (folder / "away").unlink()
-    assert driver.wait(300) == 0
+    assert driver.wait(900) == 0
 
 
 def accounting_away_at_submission(lab: Lab, folder: Path) -> None:
@@ -113,7 +113,7 @@ def accounting_away_at_submission(lab: Lab, folder: Path) -> None:
     driver = Driver(lab, folder, "out/a.8", "out/b.1", "--jobs", "1", "--retries", "0", environment=environment)
     lab.job(folder)
     (folder / "away").touch()
-    assert driver.wait(400) == 0
+    assert driver.wait(900) == 0
 
 
 def orphans(lab: Lab, folder: Path) -> None:
@@ -123,10 +123,10 @@ def orphans(lab: Lab, folder: Path) -> None:
     until("start", lambda: (folder / "starts").exists())
     first.kill(signal.SIGKILL)
     locked = Driver(lab, folder, "out/a.40")
-    assert locked.wait(300) == 1 and "--unlock" in locked.said
-    assert Driver(lab, folder, "--unlock").wait(300) == 0
+    assert locked.wait(900) == 1 and "--unlock" in locked.said
+    assert Driver(lab, folder, "--unlock").wait(900) == 0
     second = Driver(lab, folder, "out/a.40")
-    assert second.wait(400) == 0
+    assert second.wait(900) == 0
     assert f"Slurm job {old.number} (RUNNING, rule_stay_wildcards_a_40) is left over" in second.said
     assert lab.states(old.number) == ["CANCELLED"]
 
@@ -135,15 +135,15 @@ def other_studies_are_no_orphans(lab: Lab, folder: Path) -> None:
     """The control: another driver in the same checkout that makes something else keeps its job."""
     first = Driver(lab, folder, "out/a.20")
     lab.job(folder)
-    assert Driver(lab, folder, "out/b.1").wait(400) == 0
-    assert first.wait(400) == 0
+    assert Driver(lab, folder, "out/b.1").wait(900) == 0
+    assert first.wait(900) == 0
     assert "left over" not in first.said
 
 
 def refused_by_slurm(lab: Lab, folder: Path, *options: str) -> str:
     """What a driver says whose resources Slurm refuses; it must end soon and submit nothing."""
     driver = Driver(lab, folder, "out/a.1", *options)
-    assert driver.wait(300) == 1
+    assert driver.wait(900) == 1
     assert "has been submitted" not in driver.said
     assert "Trying to restart" not in driver.said
     return driver.said
@@ -178,7 +178,7 @@ def all_nodes_down(lab: Lab, folder: Path) -> None:
     )
     lab.job(folder, state="PENDING")
     lab.say("scontrol", "update", "nodename=n6", "state=resume")
-    assert driver.wait(400) == 0 and "Trying to restart" not in driver.said
+    assert driver.wait(900) == 0 and "Trying to restart" not in driver.said
 
 
 def stale_environment(lab: Lab, folder: Path) -> None:

@@ -23,8 +23,8 @@ def preempted_during_validation(scene: Scene) -> None:
     driver = scene.drive()
     with scene.slow("validation", 2.0):
         guest = scene.lab.preempt(scene.job())
-        until("the signal", lambda: scene.events("exit"), 300)
-    until("the job to be out", lambda: not scene.lab.jobs(scene.folder, "rule_train", "RUNNING"), 300)
+        until("the signal", lambda: scene.events("exit"), 600)
+    until("the job to be out", lambda: not scene.lab.jobs(scene.folder, "rule_train", "RUNNING"), 600)
     scene.lab.say("scancel", guest)
     scene.finish(driver, requeues=1)
 
@@ -65,7 +65,7 @@ def time_limit(scene: Scene) -> None:
     """Two minutes, of which the signal leaves half; validation is slow, so that one start is not enough."""
     (scene.folder / "slow-validation").write_text("3")
     driver = scene.drive("runtime=2", extra="--signal=TERM@60")
-    until("the early signal", lambda: scene.events("signal", "exit"), 300)
+    until("the early signal", lambda: scene.events("signal", "exit"), 600)
     (scene.folder / "slow-validation").unlink()
     scene.finish(driver)
     assert "TIMEOUT" not in scene.lab.states(scene.number or "0")
@@ -104,7 +104,7 @@ def driver_killed(scene: Scene) -> None:
     first = scene.drive()
     old = scene.at_step(40)
     first.kill(signal.SIGKILL)
-    assert Driver(scene.lab, scene.folder, "--configfile", "study.yaml", "--unlock").wait(60) == 0
+    assert Driver(scene.lab, scene.folder, "--configfile", "study.yaml", "--unlock").wait(300) == 0
     second = scene.drive()
     scene.finish(second)
     assert f"Slurm job {old.number} " in second.said
@@ -139,11 +139,11 @@ def halted(scene: Scene) -> None:
     scene.at_step(60)
     halt = scene.folder / "results/drill/HALT"
     halt.touch()
-    assert driver.wait(400) == 1
+    assert driver.wait(900) == 1
     assert "isotone: halted" in driver.said and scene.events("exit")[-1]["code"] == 75
     starts = len(scene.events("start", "resume"))
     again = scene.drive()
-    assert again.wait(400) == 1 and len(scene.events("start", "resume")) == starts
+    assert again.wait(900) == 1 and len(scene.events("start", "resume")) == starts
     halt.unlink()
     scene.finish(scene.drive(), retries=None)
 
@@ -154,7 +154,7 @@ def refused(scene: Scene) -> None:
     text = config.read_text()
     config.write_text(text.replace("gpt_neox", "gpt_nonsense"))
     driver = scene.drive()
-    assert driver.wait(400) == 1
+    assert driver.wait(900) == 1
     assert "isotone: refused (78)" in driver.said and "has been submitted" in driver.said
     assert driver.said.count("has been submitted") == 1
     config.write_text(text)

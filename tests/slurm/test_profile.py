@@ -22,7 +22,7 @@ def test_the_literal_command_submits_with_the_profiles_resources(lab: Lab, tmp_p
     with open(folder / "driver.log", "w") as log:
         driver = subprocess.Popen(command, cwd=folder, env=lab.environment, stdout=log, stderr=log)
     try:
-        job = until("a job", lambda: lab.jobs(folder), 60)[0]
+        job = until("a job", lambda: lab.jobs(folder), 300)[0]
         shown = lab.say("scontrol", "-o", "show", "job", job.number)
     finally:
         driver.kill()
