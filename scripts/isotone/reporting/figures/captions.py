@@ -22,6 +22,12 @@ def captions(document: Json) -> list[tuple[str, str, str]]:
             "Clean loss against damage J. Lower is better on both axes. Hollow: controls of equal quality, made from the baseline.",
         ),
         (
+            "scaling",
+            "Loss and damage against tokens",
+            "Arms that differ only in how long they were trained, joined by a line; bars: intervals over documents. Hollow: "
+            "controls of equal quality, at the tokens of the arm that they belong to.",
+        ),
+        (
             "training",
             "Recovery",
             "Training loss per arm: mean over seeds, band from the lowest to the highest seed; hollow points: validation loss.",
@@ -49,7 +55,8 @@ def captions(document: Json) -> list[tuple[str, str, str]]:
         (
             "distance",
             "Damage by distance",
-            "Mean rise of the loss of unchanged tokens by their distance behind the nearest change.",
+            "Mean rise of the loss of unchanged tokens by their distance behind the nearest change. The scale is logarithmic "
+            "beyond plus or minus 0.1.",
         ),
     ]
     for attack in results["transfer"]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from isotone.records import Json, whole_folder
-from isotone.reporting.figures import robustness, training
+from isotone.reporting.figures import robustness, scaling, training
 from isotone.reporting.figures.captions import captions
 from isotone.reporting.figures.style import save
 
@@ -18,6 +18,7 @@ def painters(document: Json, folder: Path) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {
         "excess": lambda: robustness.excess(results),
         "quality_robustness": lambda: robustness.quality_against_robustness(results),
+        "scaling": lambda: scaling.scaling(results),
         "training": lambda: training.training_curves(results, folder),
         "damage_flips": lambda: robustness.damage_by_flips(results),
         "damage_compute": lambda: robustness.damage_by_compute(results),

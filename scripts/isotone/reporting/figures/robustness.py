@@ -6,15 +6,11 @@ import itertools
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from isotone.records import Json
 from isotone.reporting.figures.choice import in_order, main_form
-from isotone.reporting.figures.style import COLUMN, PAGE, canvas, grid_of, look
-
-
-def _error(number: Json) -> Any:
-    low, high = number["interval"] or [number["value"]] * 2
-    return [[max(0.0, number["value"] - low)], [max(0.0, high - number["value"])]]
+from isotone.reporting.figures.style import COLUMN, PAGE, canvas, grid_of, look, shared_legend, whiskers
 
 
 def excess(results: Json) -> Any:
@@ -32,7 +28,7 @@ def excess(results: Json) -> Any:
         axes.errorbar(
             claim["excess"]["value"],
             row,
-            xerr=_error(claim["excess"]),
+            xerr=whiskers(claim["excess"]),
             fmt=style["marker"],
             color=style["color"],
             capsize=2,
@@ -41,6 +37,7 @@ def excess(results: Json) -> Any:
     axes.set_yticks(range(len(claims)), [f"{claim['arm']}, {claim['attack']}" for claim in claims])
     axes.set_ylim(len(claims) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("excess robustness, nats/token")
     return figure
 
@@ -63,30 +60,22 @@ def quality_against_robustness(results: Json) -> Any:
             )
             style, control = look(arms, name), "~" in name
             axes.errorbar(
-                nats["value"], J["value"], yerr=_error(J), fmt=style["marker"], color=style["color"], capsize=2, linewidth=0.8,
+                nats["value"], J["value"], yerr=whiskers(J), fmt=style["marker"], color=style["color"], capsize=2, linewidth=0.8,
                 markerfacecolor="white" if control else style["color"], label=name,
             )  # fmt: skip
         axes.set_title(f"{attack}, {main_form(next(iter(results['damage'].values()))[attack], attack)}")
         axes.set_xlabel(f"clean loss, nats/token ({protocol})")
         axes.set_ylabel("J, nats/token")
-    _legend(figure, grid)
+    shared_legend(figure, grid)
     return figure
-
-
-def _legend(figure: Any, grid: Any) -> None:
-    handles: dict[str, Any] = {}
-    for axes in np.asarray(grid).flat:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-        if not axes.has_data():
-            axes.set_visible(False)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)))
 
 
 def _curves(results: Json, horizontal: str, label: str) -> Any:
     arms = results["arms"]
     attacks = [
-        name for name in results["settings"]["attacks"]["run"] if any(_curve(results, arm, name) for arm in arms)
+        name
+        for name in results["settings"]["attacks"]["run"]
+        if any(_drawable(_curve(results, arm, name), horizontal) for arm in arms)
     ]
     if not attacks:
         return None
@@ -95,7 +84,7 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
     for axes, attack in zip(grid.flat, attacks, strict=False):
         for name in in_order(results, results["damage"]):
             curve = _curve(results, name, attack)
-            if not curve:
+            if curve is None or not _drawable(curve, horizontal):
                 continue
             style = look(arms, name)
             x = [point[horizontal] for point in curve]
@@ -115,7 +104,7 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
         axes.set_title(attack)
         axes.set_xlabel(label)
         axes.set_ylabel("J, nats/token")
-    _legend(figure, grid)
+    shared_legend(figure, grid)
     return figure
 
 
@@ -153,11 +142,13 @@ def thresholds(results: Json) -> Any:
             points = sorted((float(key), np.mean(share["per_seed"])) for key, share in shares.items())
             axes.plot(*zip(*points, strict=True), label=name, **look(arms, name))
         axes.set_xscale("log")
+        axes.set_xticks([threshold for threshold, _ in points], [f"{threshold:g}" for threshold, _ in points])
+        axes.minorticks_off()
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(attack)
         axes.set_xlabel("threshold on J, nats/token")
         axes.set_ylabel("share of documents above")
-    _legend(figure, grid)
+    shared_legend(figure, grid)
     return figure
 
 
@@ -185,7 +176,7 @@ def flips_needed(results: Json) -> Any:
         axes.set_title(f"{attack}, J > {entry['threshold']:g}")
         axes.set_xlabel("changed tokens")
         axes.set_ylabel("documents still standing")
-    _legend(figure, grid)
+    shared_legend(figure, grid)
     return figure
 
 
@@ -204,15 +195,23 @@ def distance(results: Json) -> Any:
     ]
     if not attacks:
         return None
-    figure, axes = canvas(height=2.4)
-    for name in arms:
-        spans = _form(results, name, attacks[0])["distance"]
-        axes.plot([max(1, span["lo"]) for span in spans], [span["J"] for span in spans], label=name, **look(arms, name))
-    axes.set_xscale("log", base=2)
-    axes.set_xlabel(f"tokens behind the change ({attacks[0]})")
-    axes.set_ylabel("J, nats/token")
-    axes.axhline(0, color="#555555", linewidth=0.6)
-    _legend(figure, axes)
+    rows, columns = grid_of(len(attacks))
+    figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
+    for axes, attack in zip(grid.flat, attacks, strict=False):
+        for name in arms:
+            spans = _form(results, name, attack)["distance"]
+            axes.plot(
+                [max(1, span["lo"]) for span in spans], [span["J"] for span in spans], label=name, **look(arms, name)
+            )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_yscale("symlog", linthresh=0.1)  # the next token may lose a hundred times what the tenth loses
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_title(attack)
+        axes.set_xlabel("tokens behind the change")
+        axes.set_ylabel("J, nats/token")
+        axes.axhline(0, color="#555555", linewidth=0.6)
+    shared_legend(figure, grid)
     return figure
 
 
@@ -221,14 +220,15 @@ def transfer(results: Json, attack: str) -> Any:
     matrix = results["transfer"][attack]["matrix"]
     names = in_order(results, matrix)
     values = np.array([[matrix[source][target]["value"] for target in names] for source in names])
-    figure, axes = canvas(height=0.9 + 0.42 * len(names))
+    wide = len(names) > 5
+    figure, axes = canvas(width=PAGE if wide else COLUMN, height=0.9 + (0.3 if wide else 0.42) * len(names))
     image = axes.imshow(values, cmap="cividis", aspect="auto", vmin=min(0.0, values.min()))
     middle = (min(0.0, values.min()) + values.max()) / 2
     for row in range(len(names)):
         for column in range(len(names)):
             shade = "white" if values[row, column] < middle else "black"
             axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=shade, fontsize=7)
-    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.grid(visible=False)
     axes.set_xlabel("replayed on")

@@ -10,6 +10,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+
+from isotone.records import Json
 
 COLUMN = 3.35  # inches: one column of a two-column page
 PAGE = 6.9
@@ -78,3 +81,24 @@ def grid_of(count: int) -> tuple[int, int]:
     """Rows and columns for so many small panels."""
     columns = min(count, 2)
     return -(-count // columns), columns
+
+
+def whiskers(number: Json) -> Any:
+    """Lengths of the error bars below and above a number with an interval, as matplotlib wants them."""
+    low, high = number["interval"] or [number["value"]] * 2
+    return [[max(0.0, number["value"] - low)], [max(0.0, high - number["value"])]]
+
+
+def shared_legend(figure: Any, grid: Any) -> None:
+    """One legend below all panels; panels without data vanish."""
+    handles: dict[str, Any] = {}
+    for axes in np.asarray(grid).flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+        if not axes.has_data():
+            axes.set_visible(False)
+    letters = max(map(len, handles), default=1)
+    columns = int(figure.get_figwidth() / (0.42 + 0.058 * letters))  # inches of a handle, and of a letter
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=max(1, min(columns, len(handles)))
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from isotone.records import Json
-from isotone.reporting.figures.style import COLUMN, canvas, look
+from isotone.reporting.figures.style import COLUMN, canvas, look, shared_legend
 
 History = dict[str, np.ndarray]
 
@@ -43,7 +43,7 @@ def training_curves(results: Json, folder: Path) -> Any:
     """Training loss per arm, mean of seeds with their range as a band; validation as points."""
     settings = results["settings"]
     arms = results["arms"]
-    figure, axes = canvas(height=2.5)
+    figure, axes = canvas(height=2.7)
     for arm in arms:
         seeds = settings["seeds"][:1] if settings["arms"][arm]["seeds"] == "once" else settings["seeds"]
         histories = [read_history(folder / "runs" / arm / f"seed-{seed}" / "history.csv") for seed in seeds]
@@ -69,7 +69,7 @@ def training_curves(results: Json, folder: Path) -> Any:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss, nats/token")
     if axes.has_data():
-        axes.legend(ncols=2)
+        shared_legend(figure, axes)
     return figure
 
 
@@ -78,7 +78,7 @@ def order_by_depth(results: Json) -> Any:
     if not results["order"]:
         return None
     arms = results["arms"]
-    figure, axes = canvas(height=2.4)
+    figure, axes = canvas(height=2.7)
     drawn = False
     for arm, layers in results["order"].items():
         style = look(arms, arm)
@@ -94,7 +94,7 @@ def order_by_depth(results: Json) -> Any:
     axes.set_ylabel("share in order")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if drawn:
-        axes.legend(ncols=2)
+        shared_legend(figure, axes)
     return figure if drawn else None
 
 
