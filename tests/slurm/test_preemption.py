@@ -62,9 +62,9 @@ def requeued_by_an_administrator(scene: Scene) -> None:
 
 
 def time_limit(scene: Scene) -> None:
-    """Two minutes, of which the signal leaves half; validation is slow, so that one start is not enough."""
-    (scene.folder / "slow-validation").write_text("3")
-    driver = scene.drive("runtime=2", extra="--signal=TERM@60")
+    """Three minutes, of which the signal leaves one or two; validation is slow, so that one start is not enough."""
+    (scene.folder / "slow-validation").write_text("5")
+    driver = scene.drive("runtime=3", extra="--signal=TERM@60")
     until("the early signal", lambda: scene.events("signal", "exit"), 600)
     (scene.folder / "slow-validation").unlink()
     scene.finish(driver)

@@ -116,6 +116,11 @@ def test_folders_that_cannot_be_loaded_are_explained(tmp_path):
         load_model(tmp_path / "m")
     with pytest.raises(ConfigurationError, match="no tokenizer"):
         load_tokenizer(tmp_path)
+    save_model(zoo.tiny("gpt2"), None, tmp_path / "n")
+    config = tmp_path / "n/config.json"
+    config.write_text(config.read_text().replace('"gpt2"', '"gpt_nonsense"'))
+    with pytest.raises(ConfigurationError, match=r"n/config\.json.*gpt_nonsense"):
+        load_model(tmp_path / "n")
 
 
 def test_missing_weights_are_an_error_and_not_random_numbers(tmp_path):

@@ -29,7 +29,8 @@ def load_model(
         device: where the weights go.
 
     Raises:
-        ConfigurationError: no such folder, no safetensors, or weights that do not fit the configuration.
+        ConfigurationError: no such folder, no safetensors, an unknown architecture, or weights that do not fit
+            the configuration.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
@@ -48,7 +49,13 @@ def load_model(
             "convert the weights first."
         )
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    config = AutoConfig.from_pretrained(folder, **options)
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+    except (ValueError, KeyError) as error:  # OSError is trouble with the disk, and passes
+        raise ConfigurationError(
+            f"{folder}/config.json describes no model that this version of transformers knows ({error}). "
+            "Correct its model_type, or name another folder."
+        ) from None
     factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     loader: Any = factory
     model, report = loader.from_pretrained(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import socket
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from isotone.config.schema import as_mapping
 from isotone.config.training import TrainJob
 from isotone.errors import Diverged, InputOutputError
 from isotone.models import load_model, load_tokenizer, save_model
-from isotone.records import Json, digest_of, file_digest, read_json, whole_file, write_json, write_marker
+from isotone.records import Json, digest_of, file_digest, read_json, whole_file, whole_folder, write_json, write_marker
 from isotone.training.checkpoints import Store
 from isotone.training.inputs import Outputs, Run
 from isotone.training.loop import Loop
@@ -31,21 +33,52 @@ def weights_digest(folder: Path) -> str:
     return digests[0] if len(digests) == 1 else digest_of(digests)
 
 
-def finished_before(folder: Path, outputs: Outputs) -> bool:
-    """Write the marker again if this very run is done and its outputs stand as they were left."""
-    path = Path(folder) / "done.json"
-    if not path.exists():
-        return False
+def _kept(folder: Path) -> Outputs:
+    """Where the state folder keeps hard links to the results."""
+    kept = Path(folder) / "finished"
+    return Outputs(kept / "model", kept / "history.csv", kept / "certificate.json", kept / "train.json")
+
+
+def _link(source: Outputs, target: Outputs) -> None:
+    """Give the files of ``source`` second names; costs no room.
+
+    Raises:
+        OSError: if the two lie on different file systems.
+    """
+    with whole_folder(target.model) as part:
+        shutil.copytree(source.model, part, copy_function=os.link, dirs_exist_ok=True)
+    for old, new in ((source.certificate, target.certificate), (source.history, target.history)):
+        new.unlink(missing_ok=True)
+        os.link(old, new)
+
+
+def _stand(outputs: Outputs, done: Json) -> bool:
     try:
-        done = read_json(path)
-        whole = (
+        return (
             weights_digest(outputs.model) == done["outputs"]["model"]
             and file_digest(outputs.certificate) == done["outputs"]["certificate"]
             and file_digest(outputs.history) == done["history"]
         )
     except (InputOutputError, OSError, IndexError, KeyError):
         return False
-    if whole:
+
+
+def finished_before(folder: Path, outputs: Outputs) -> bool:
+    """Write the marker again if this very run is done and its outputs stand, or can be put back, as they were left.
+
+    Snakemake removes the outputs of a job that ended badly, also where the cluster ended it a second after the
+    training was done; what took days must survive that.
+    """
+    path = Path(folder) / "done.json"
+    if not path.exists():
+        return False
+    try:
+        done = read_json(path)
+        if not _stand(outputs, done) and _stand(_kept(folder), done):
+            _link(_kept(folder), outputs)
+    except (InputOutputError, OSError):
+        return False
+    if whole := _stand(outputs, done):
         write_json(outputs.marker, done["marker"])
     return whole
 
@@ -167,6 +200,8 @@ def finish(loop: Loop, model: PreTrainedModel, run: Run, before: Mapping[str, Te
             cost=cost_of(progress, loop),
         )
         done = {"marker": read_json(outputs.marker), "outputs": made, "history": file_digest(outputs.history)}
+        with contextlib.suppress(OSError):  # on another file system there is no second name
+            _link(outputs, _kept(folder))
         write_json(folder / "done.json", done)
     except OSError as error:
         raise InputOutputError(
