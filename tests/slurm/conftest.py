@@ -17,7 +17,7 @@ import pytest
 from tests.slurm.lab import NODES, SCRIPT, STOPPED, Lab, probe
 from tests.slurm.scene import Scene, checkout, quiet_run
 
-AT_ONCE = 4  # scenarios that two cores carry at the same time
+AT_ONCE = 5  # scenarios that two cores carry at the same time
 
 
 def free_ports(count: int) -> int:
@@ -76,14 +76,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> tuple[Path,
     return folder, quiet_run(folder, ["baseline", "mlp_both"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def played(
     lab: Lab,
     reference: tuple[Path, dict[str, str]],
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[dict[str, Future[None]]]:
-    """The selected scenarios of a module, some at a time, each on a node of its own."""
+    """The selected scenarios of all modules with scenes, some at a time, each on a node of its own."""
     free: queue.Queue[str] = queue.Queue()
     for node in NODES:
         free.put(node)
@@ -99,13 +99,12 @@ def played(
             for node in nodes:
                 free.put(node)
 
-    chosen = {
-        item.callspec.params["scenario"]
-        for item in request.session.items
-        if item.module is request.module and "scenario" in getattr(item, "fixturenames", ())
-    }
+    asking = [item for item in request.session.items if "played" in getattr(item, "fixturenames", ())]
+    chosen = {item.callspec.params["scenario"] for item in asking}
+    modules = sorted({item.module for item in asking}, key=lambda module: module.FIRST)
+    scenarios = [scenario for module in modules for scenario in module.SCENARIOS if scenario.__name__ in chosen]
     pool = ThreadPoolExecutor(AT_ONCE)
-    yield {s.__name__: pool.submit(play, s) for s in request.module.SCENARIOS if s.__name__ in chosen}
+    yield {scenario.__name__: pool.submit(play, scenario) for scenario in scenarios}
     pool.shutdown(wait=False, cancel_futures=True)
 
 

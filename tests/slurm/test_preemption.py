@@ -163,6 +163,7 @@ def refused(scene: Scene) -> None:
     scene.finish(scene.drive(), retries=None)
 
 
+FIRST = 1
 SCENARIOS = [
     preempted_three_times,
     preempted_in_mid_epoch,
