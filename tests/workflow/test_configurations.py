@@ -1,0 +1,85 @@
+"""Every shipped study can be planned as it stands, without a network; studies that no device can run say so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from isotone.capacity import check_fits, shape_of, training_memory
+from isotone.config.data import SPLITS
+from isotone.config.schema import merge
+from isotone.config.study import Study, read_study
+from isotone.errors import ConfigurationError
+
+from tests.workflow.conftest import ROOT, copy_checkout, planned, run
+
+SHIPPED = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != "schema.yaml")
+LARGEST = 80 * 10**9  # bytes of the largest single device that a shipped configuration names
+
+
+@pytest.fixture(scope="module")
+def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(root, tmp_path_factory.mktemp("shipped") / "checkout")
+
+
+def study_of(*names: str) -> Study:
+    merged: dict = {}
+    for name in names:
+        merged = merge(merged, yaml.safe_load((ROOT / "config" / name).read_text()))
+    return read_study(merged, "+".join(names))
+
+
+def jobs(study: Study) -> dict[str, int]:
+    """How many jobs of each costly rule the configuration asks for."""
+    runs = study.runs()
+    trained = [arm for arm, _ in runs if "~" not in arm]
+    expected = {
+        "tokenize": len(SPLITS),
+        "apply_monotonicity": len(study.arms),
+        "train_baseline": sum(arm not in study.constrained_arms() for arm in trained),
+        "train_monotonic": sum(arm in study.constrained_arms() for arm in trained),
+        "null": len(runs) - len(trained),
+        "perplexity": len(runs),
+        "transfer": len(study.attacks.transfer) * len(trained),
+        "pretrain": int(study.model.source == "scratch"),
+        "fetch": int("hub" in (study.model.source, study.data.source)),
+        "report": 1,
+    }
+    for attack in study.attacks.run:
+        expected[f"attack_{attack}"] = sum(attack in study.attacks_of(arm) for arm, _ in runs)
+    return {rule: count for rule, count in expected.items() if count}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_study_is_planned_offline(checkout: Path, name: str) -> None:
+    plan = planned(checkout, configfile=f"config/{name}", HF_HUB_OFFLINE="1")
+    expected = jobs(study_of(name))
+    assert {rule: plan.get(rule, 0) for rule in expected} == expected
+    assert not (checkout / "results").exists(), "a plan writes nothing"
+
+
+def test_the_reference_preset_is_planned_on_top_of_a_model(checkout: Path) -> None:
+    files = ["config/pythia-1.4b.yaml", "config/overlays/reference.yaml"]
+    done = run(checkout, "-m", "snakemake", "-n", "--configfile", *files, HF_HUB_OFFLINE="1")
+    assert done.returncode == 0, done.stderr
+    expected = jobs(study_of("pythia-1.4b.yaml", "overlays/reference.yaml"))
+    counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout + done.stderr, re.M))
+    assert {rule: int(counts[rule]) for rule in expected} == expected
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if study_of(name).model.source == "hub"])
+def test_plan_only_is_said_of_exactly_those_that_fit_on_no_device(name: str) -> None:
+    study, text = study_of(name), (ROOT / "config" / name).read_text()
+    shape = shape_of(study.model)
+    device = re.search(r"# Device: one GPU with (\d+) GB", text)
+    if device is None:
+        assert "PLAN-ONLY: needs sharding" in text.splitlines()[0] and "# Device: several GPUs" in text
+        with pytest.raises(ConfigurationError, match=r"billion parameters x .* bytes .*plan-only"):
+            check_fits(shape, study.training, LARGEST, "a GPU with 80 GB")
+        return
+    assert "PLAN-ONLY" not in text
+    for arm in study.arms:
+        memory = training_memory(shape, study.training_of(arm), constrained=arm in study.constrained_arms())
+        assert memory.total <= int(device[1]) * 10**9, f"{arm} needs {memory.total / 1e9:.0f} GB"
