@@ -103,7 +103,7 @@ def test_all_special_characters_of_latex_are_covered() -> None:
 def test_every_table_is_there(document: Json) -> None:
     names = {table.name for table in all_tables(document)}
     assert names == {
-        "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "costs", "screening", "seeds",
+        "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "first_study_t5", "costs", "screening", "seeds",
     }  # fmt: skip
     arms = [row["arm"] for row in next(table for table in all_tables(document) if table.name == "quality").rows]
     assert arms[0] == "baseline" and arms.index("mlp_in") < arms.index("mlp_in~tempered")
@@ -113,10 +113,33 @@ def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
     table = next(table for table in all_tables(document) if table.name == "first_study")
     assert len(table.rows) == len(PUBLISHED) + 4
     published = {row["arm"]: row for row in table.rows if "first" in str(row["study"])}
-    assert published["mlp_both (three seeds)"]["perplexity"] == 37.68 and published["mlp_in"]["success"] == 0.835
+    seed_42, three = published["mlp_both (seed 42)"], published["mlp_both (mean of three seeds)"]
+    assert (seed_42["perplexity"], seed_42["success"], seed_42["trigger"]) == (36.01, 0.435, 0.088)
+    assert (three["perplexity"], three["success"], three["trigger"]) == (37.68, 0.425, 0.106)
+    assert published["mlp_in"]["success"] == 0.835
     ours = next(row for row in table.rows if row["arm"] == "mlp_both" and "this study" in str(row["study"]))
     assert ours["success"] == document["results"]["damage"]["mlp_both"]["hotflip"]["one_shot"]["reference_success"]
-    assert "not to conclude" in table.note
+    for words in (
+        "not to conclude",
+        "10 on each of 200 documents",
+        "protocol rolling, 5 flips on each of 12 documents",
+    ):
+        assert words in table.note
+
+
+def test_the_first_studys_summaries_stand_beside_ours(document: Json) -> None:
+    table = next(table for table in all_tables(document) if table.name == "first_study_t5")
+    published = [row for row in table.rows if "T5-small" in str(row["study"])]
+    keys = ("arm", "rouge1", "rouge2", "rougeL", "success", "degradation")
+    assert [tuple(row[key] for key in keys) for row in published] == [
+        ("standard", 32.6, 11.9, 26.6, 0.69, 0.213),
+        ("baseline", 30.9, 11.5, 25.0, 0.63, 0.162),
+        ("monotone", 29.6, 10.6, 24.2, 0.19, 0.052),
+    ]
+    ours = next(row for row in table.rows if row["arm"] == "lift")
+    one_shot = document["results"]["damage"]["lift"]["hotflip"]["one_shot"]
+    assert ours["degradation"] == one_shot["reference_degradation"] and ours["success"] == one_shot["reference_success"]
+    assert "rouge1" not in ours, "a decoder-only study writes no summaries"
 
 
 def test_the_overviews_repeat_the_numbers(document: Json) -> None:
@@ -127,7 +150,7 @@ def test_the_overviews_repeat_the_numbers(document: Json) -> None:
     assert line["hotflip"] == results["damage"]["mlp_both"]["hotflip"]["greedy"]["J"]
     assert "hotflip: " in str(line["excess"])
     seeds = [row for row in tables["seeds"].rows if row["arm"] == "mlp_both"]
-    assert {row["seed"] for row in seeds} == {42, 1337, 2024}
+    assert [row["seed"] for row in seeds] == [42, 1337, 2024], "in the order of numbers, not of letters"
     mean = sum(float(row["hotflip"]) for row in seeds) / 3  # type: ignore[arg-type]
     assert mean == pytest.approx(results["damage"]["mlp_both"]["hotflip"]["greedy"]["J"]["value"])
 
@@ -156,7 +179,11 @@ def test_costs_count_seconds_tokens_and_gpus(document: Json, tmp_path: Path) -> 
     write_json(trained, read_json(trained) | {"cost": {"seconds": 100.0, "device": "cuda:0", "processes": 4}})
     other = folder / "runs/baseline/seed-7/train.json"
     write_json(other, read_json(other) | {"cost": {"seconds": 50.0, "device": "cpu"}})
-    assert costs(load_evidence(study, folder))["gpu_hours"] == pytest.approx((400 + 2 * (2 + 9)) / 3600)
+    found = costs(load_evidence(study, folder))
+    assert found["gpu_hours"] == pytest.approx((400 + 2 * (2 + 9)) / 3600)
+    assert found["gpu_hours_by_run"]["mlp_in/seed-7"] == pytest.approx((400 + 2 + 9) / 3600)
+    shown = next(table for table in all_tables(final.build(study, folder)) if table.name == "costs")
+    assert "gpu_hours" in {column.key for column in shown.columns}
 
 
 def test_files_of_tables(document: Json, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isotone.records import Json, read_json
 from isotone.reporting.evidence import Evidence
-from isotone.reporting.expected import Run, all_runs
+from isotone.reporting.expected import Run, all_runs, trained_runs
 
 
 def _seconds(marker: Json) -> float:
@@ -32,7 +32,10 @@ def _tokens(evidence: Evidence, run: Run) -> Json:
 
 
 def costs(evidence: Evidence) -> Json:
-    """Seconds per run and stage as the markers tell them, tokens, their sum, and GPU hours where a GPU was used."""
+    """Seconds per run and stage as the markers tell them, tokens, broken success criteria, and GPU hours.
+
+    Criteria stand here and not among the results: some of them judge speed, which does not repeat.
+    """
     table: Json = {}
     for run in all_runs(evidence.study):
         entry = {"train": _seconds(evidence.markers[f"{run.folder}/train.json"])}
@@ -43,9 +46,25 @@ def costs(evidence: Evidence) -> Json:
     setup = evidence.folder / "setup.json"
     devices = read_json(setup).get("cost", {}).get("devices", {}) if setup.is_file() else {}
     gpus = bool(devices.get("gpus")) if isinstance(devices, dict) else False
+    hours: dict[str, float] = {}
+    for run in all_runs(evidence.study):
+        held = [marker for name, marker in evidence.markers.items() if name.startswith(f"{run.folder}/")]
+        hours[run.key] = sum(_seconds(marker) * _on_gpu(marker, gpus) for marker in held) / 3600
     return {
         "seconds": table,
         "tokens": {run.key: _tokens(evidence, run) for run in all_runs(evidence.study)},
         "total_seconds": sum(sum(entry.values()) for entry in table.values()),
-        "gpu_hours": sum(_seconds(marker) * _on_gpu(marker, gpus) for marker in evidence.markers.values()) / 3600,
+        "flags": {
+            run.key: [
+                str(flag) for flag in evidence.markers[f"{run.folder}/train.json"].get("cost", {}).get("flags", [])
+            ]
+            for run in trained_runs(evidence.study)
+        },
+        "gpu_hours_by_run": hours,
+        "gpu_hours": sum(hours.values()),
     }
+
+
+def broken_criteria(document: Json) -> list[str]:
+    """One sentence per success criterion that a run broke (``operation.criteria``); empty where all kept theirs."""
+    return [f"{run}: {flag}" for run, flags in document["costs"]["flags"].items() for flag in flags]

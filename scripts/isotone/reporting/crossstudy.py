@@ -40,7 +40,7 @@ def comparison(documents: Sequence[Json]) -> list[Table]:
                 "parameters": total,
                 "arm": arm,
                 "nats_per_token": entry["nats_per_token"],
-                "bits_per_byte": entry["bits_per_byte"],
+                "bits_per_byte": results["quality"][arm].get("rolling", entry)["bits_per_byte"],
                 "cost": entry["cost"],
             }
             for attack in attacks:

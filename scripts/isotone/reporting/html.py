@@ -15,6 +15,7 @@ import jinja2
 
 from isotone import __version__
 from isotone.records import Json
+from isotone.reporting.costs import broken_criteria
 from isotone.reporting.examples import examples
 from isotone.reporting.figures.captions import captions
 from isotone.reporting.table import Cell, Table, is_number, text_of
@@ -82,8 +83,14 @@ def _cell(key: str, cell: Cell, digits: int) -> Json:
 
 def _plain_table(table: Table) -> Json:
     rows = [[_cell(column.key, row.get(column.key), column.digits) for column in table.columns] for row in table.rows]
-    labels = [column.label for column in table.columns]
-    return {"name": table.name, "title": table.title, "note": table.note, "labels": labels, "rows": rows}
+    heads = []
+    for index, column in enumerate(table.columns):
+        cells = [row[index] for row in rows]
+        numeric = any(cell["kind"] == "number" for cell in cells)
+        for cell in cells:
+            cell["right"] = numeric and cell["kind"] == "text"
+        heads.append({"label": column.label, "numeric": numeric})
+    return {"name": table.name, "title": table.title, "note": table.note, "heads": heads, "rows": rows}
 
 
 def _pictures(document: Json, folder: Path) -> Iterator[Json]:
@@ -113,6 +120,15 @@ def _triggers(results: Json) -> list[Json]:
             value = entry.get("J") if isinstance(entry, dict) else None
             rows.append({"run": run, "pieces": texts, "J": "–" if value is None else f"{value:.3f}"})
     return rows
+
+
+def _group(paths: list[str]) -> str:
+    """Files of one group in a few words: ``baseline, mlp_in: attacks/hotflip.jsonl (6 files)``."""
+    runs = [path.split("/", 3) for path in paths if path.startswith("runs/") and path.count("/") > 2]
+    if len(runs) < len(paths):
+        return f"{Path(paths[0]).parent} ({len(paths)} files)"
+    arms, names = (", ".join(sorted({run[part] for run in runs})) for part in (1, 3))
+    return f"{arms}: {names} ({len(paths)} file{'s' if len(paths) > 1 else ''})"
 
 
 def _readable(value: Any) -> str:
@@ -150,6 +166,8 @@ def render(document: Json, folder: Path) -> str:
                 ("Clean quality", words["quality"]),
                 ("Against the reference itself", words["against_reference"]),
                 ("Limits", words["limits"]),
+                ("The text", words["text"]),
+                ("Success criteria that runs broke", broken_criteria(document)),
             ],
             arms=results["settings"]["arms"],
             seeds=results["settings"]["seeds"],
@@ -164,6 +182,7 @@ def render(document: Json, folder: Path) -> str:
             data=_readable(results["data"]),
             links={key: paths[0] if len(paths) == 1 else f"#rows-{key}" for key, paths in results["rows"].items()},
             rows=results["rows"],
+            groups={key: _group(paths) for key, paths in results["rows"].items()},
             files=results["files"],
             digest=document["digest"],
             minutes=f"{document['costs']['total_seconds'] / 60:.1f}",

@@ -48,7 +48,7 @@ def by_seed(results: Json) -> Table:
     protocol, attacks = settings["perplexity"]["protocols"][0], settings["attacks"]["run"]
     rows: list[dict[str, Cell]] = []
     for name in in_order(results, results["quality"]):
-        for seed, nats in results["quality"][name][protocol]["per_seed"].items():
+        for seed, nats in sorted(results["quality"][name][protocol]["per_seed"].items(), key=lambda pair: int(pair[0])):
             row: dict[str, Cell] = {"arm": name, "seed": int(seed), "nats_per_token": nats}
             for attack in attacks:
                 forms = results["damage"][name].get(attack)

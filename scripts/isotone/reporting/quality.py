@@ -54,10 +54,13 @@ def _measures(evidence: Evidence, runs: list[Run], protocol: str, sources: Sourc
             for run in runs
         },
     }
-    if (size > 0).all():
+    whole = (
+        protocol == "rolling"
+    )  # bytes and words are those of whole documents, and only this protocol scores them whole
+    if whole and (size > 0).all():
         bits = bca_ratio(nll / math.log(2), size, **options)
         entry["bits_per_byte"] = number(bits, "bits/byte", rows, **facts)
-    if (words > 0).all():
+    if whole and (words > 0).all():
         per_word = _exponential(bca_ratio(nll, words, **options), "nats per word")
         entry["word_perplexity"] = number(per_word, "perplexity/word", rows, **facts)
     return entry

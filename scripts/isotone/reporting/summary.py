@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isotone.records import Json
+from isotone.reporting.origin import origin
 from isotone.reporting.verdicts import EFFECT, NO_EFFECT, OPPOSITE, UNDERPOWERED
 from isotone.statistics.estimate import percent
 
@@ -100,10 +101,6 @@ def limits(results: Json) -> list[str]:
         found.append(f"With {len(seeds)} seeds no two-sided sign-flip p over seeds can be below {floor:.4g}.")
     else:
         found.append("One seed: the intervals cover the choice of documents, not a new training run.")
-    if results["setup"].get("test_text_seen_in_pretraining") == "possible":
-        found.append(
-            "The corpus on which the base model was pretrained may contain the test text: clean quality may flatter all arms."
-        )
     failed = [gate for gate in gates if gate["state"] == "fail"]
     skipped = [gate for gate in gates if gate["state"] == "not run"]
     if failed:
@@ -154,7 +151,7 @@ def headline(claims: list[Json], without: list[str]) -> str:
 
 
 def summary(results: Json) -> Json:
-    """Headline, sentences on robustness and on quality, and limits."""
+    """Headline, sentences on robustness and on quality, limits, and where the text came from."""
     settings, claims = results["settings"], results["primary"]
     reference = settings["report"]["reference"]
     protocol = settings["perplexity"]["protocols"][0]
@@ -186,4 +183,5 @@ def summary(results: Json) -> Json:
         "quality": costs,
         "against_reference": raw,
         "limits": limits(results),
+        "text": origin(results["setup"], results["data"]),
     }

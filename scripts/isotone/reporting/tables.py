@@ -7,9 +7,10 @@ from typing import Any
 
 from isotone.records import Json, whole_folder
 from isotone.reporting.figures.choice import in_order
-from isotone.reporting.first_study import first_study
+from isotone.reporting.first_study import first_study, first_study_t5
 from isotone.reporting.overview import by_seed, screening
 from isotone.reporting.paper import write_paper
+from isotone.reporting.runs import costs, training
 from isotone.reporting.table import Cell, Column, Table, to_csv, to_latex
 
 Rows = list[dict[str, Cell]]
@@ -119,7 +120,10 @@ def _primary(results: Json) -> Table:
         Column("documents", "documents"),
         Column("seed_floor", "sign-flip floor", 4),
     ]
-    note = "Excess = J of the control minus J of the arm, smallest over the controls; positive: the arm is more robust than an equally good model."
+    note = (
+        "Excess = J of the control minus J of the arm, smallest over the controls; positive: the arm is more robust than an equally good model. "
+        "Verdicts: effect, more robust; opposite, less robust; no effect, the interval lies inside what does not matter; underpowered, cannot tell."
+    )
     return Table("primary", "Primary comparison: excess over controls of equal quality", note, columns, rows)
 
 
@@ -207,32 +211,6 @@ def _certificates(results: Json) -> Table:
     return Table("certificates", "Certificates by layer", note, columns, rows)
 
 
-def _training(results: Json) -> Table:
-    rows: Rows = []
-    for run, result in results["training"].items():
-        keep = ("steps", "epochs", "tokens", "start_loss", "final_loss", "bitwise", "moved_share")
-        rows.append(
-            {
-                "run": run,
-                **{key: result.get(key) for key in keep},
-                "weights": str(result.get("weights_sha256", ""))[:12],
-            }
-        )
-    columns = [
-        Column("run", "run"),
-        Column("steps", "steps"),
-        Column("epochs", "epochs", 2),
-        Column("tokens", "tokens"),
-    ]
-    columns += [
-        Column("start_loss", "validation loss at step 0"),
-        Column("final_loss", "at the end"),
-        Column("moved_share", "weights moved"),
-    ]
-    columns += [Column("bitwise", "repeats bit for bit"), Column("weights", "weights")]
-    return Table("training", "Recovery of every run", "Losses in nats per token.", columns, rows)
-
-
 def _transfer(results: Json) -> list[Table]:
     tables = []
     for attack, entry in results["transfer"].items():
@@ -242,33 +220,6 @@ def _transfer(results: Json) -> list[Table]:
         note = "J in nats per token; the diagonal is another seed of the same arm where there is one."
         tables.append(Table(f"transfer_{attack}", f"Transfer of {attack}", note, columns, rows))
     return tables
-
-
-def _costs(document: Json) -> Table:
-    stages = sorted({stage for entry in document["costs"]["seconds"].values() for stage in entry})
-    rows: Rows = []
-    for run, entry in document["costs"]["seconds"].items():
-        rows.append(
-            {
-                "run": run,
-                **{stage: entry.get(stage) for stage in stages},
-                "sum": sum(entry.values()),
-                **document["costs"]["tokens"][run],
-            }
-        )
-    columns = [Column("run", "run")] + [Column(stage, stage, 1) for stage in stages] + [Column("sum", "sum", 1)]
-    columns += [
-        Column("trained", "tokens trained on"),
-        Column("forward", "forward tokens of attacks"),
-        Column("backward", "backward tokens"),
-    ]
-    return Table(
-        "costs",
-        "Cost of every run",
-        "Seconds as the programs measured them. Forward and backward tokens count every form and the doubled searches.",
-        columns,
-        rows,
-    )
 
 
 def all_tables(document: Json) -> list[Table]:
@@ -290,10 +241,11 @@ def all_tables(document: Json) -> list[Table]:
     tables += [
         _gates(results),
         _certificates(results),
-        _training(results),
+        training(results),
         *_transfer(results),
         first_study(results),
-        _costs(document),
+        first_study_t5(results),
+        costs(document),
     ]
     return [table for table in tables if table.rows]
 

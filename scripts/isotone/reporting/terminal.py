@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from isotone.records import Json
+from isotone.reporting.costs import broken_criteria
 from isotone.reporting.figures.choice import in_order, main_form
 from isotone.reporting.table import text_of
 
@@ -47,9 +48,12 @@ def terminal_summary(document: Json) -> str:
         ("Clean quality", "quality"),
         ("Against the reference itself", "against_reference"),
         ("Limits", "limits"),
+        ("The text", "text"),
     ):
         if words[key]:
             lines += [heading, *_wrapped(words[key]), ""]
+    if broken := broken_criteria(document):
+        lines += ["Success criteria that runs broke", *_wrapped(broken), ""]
     seconds = document["costs"]["total_seconds"]
     lines += [f"Runs took {seconds / 60:.1f} minutes in all.", f"Digest {document['digest']}", ""]
     return "\n".join(lines)
