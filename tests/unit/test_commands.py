@@ -74,7 +74,7 @@ def test_a_fresh_study_waits_for_everything(study):
 def test_every_state_of_a_run_is_told_apart(study):
     state(study, "baseline/seed-1")
     state(study, "baseline/seed-2", age=500)
-    state(study, "both/seed-1", outcome={"code": 75, "message": "epoch 1 of 3 done; run again to continue"})
+    state(study, "both/seed-1", outcome={"code": 75, "time": time.time() + 1, "message": "epoch 1 of 3 done"})
     state(study, "both/seed-2", refused={"code": 70, "message": "diverged at step 12\nmore"})
     put(
         study / "runs/both~tempered/seed-1/train.json",
@@ -99,6 +99,21 @@ def test_every_state_of_a_run_is_told_apart(study):
     assert errors["train both/seed-2"] == "diverged at step 12"
     assert errors["train both~tempered/seed-2"] == "RuntimeError: no root found"
     assert found.state_bytes > 0
+
+
+def test_an_earlier_end_is_forgotten_once_the_run_goes_on(study):
+    folder = state(study, "baseline/seed-1", age=30, outcome={"code": 75, "time": time.time() - 20, "message": "x"})
+    assert runs(study)[1]["baseline/seed-1"].state == "paused"
+    put(folder / "outcome.json", {"code": 75, "time": time.time() - 40, "message": "x"})
+    assert runs(study)[1]["baseline/seed-1"].state == "running"
+
+
+def test_a_step_of_many_minutes_is_not_silence(study):
+    folder = state(study, "baseline/seed-1", age=500)
+    assert runs(study)[1]["baseline/seed-1"].state == "silent"
+    put(folder / "lock", "")  # a lease that is renewed between the steps
+    alive = runs(study)[1]["baseline/seed-1"]
+    assert alive.state == "running" and alive.heartbeat_age < 60
 
 
 def test_stages_that_failed_name_their_log(study):

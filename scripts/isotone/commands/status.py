@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1 if found.failed else 0
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
     if arguments.once or not sys.stdout.isatty():
         found = survey(study, folder)
         console.print(render(found))

@@ -143,11 +143,19 @@ def state_folders(folder: Path) -> dict[str, Path]:
     return {name: path for name, (_, path) in found.items()}
 
 
+def _lease_time(state: Path) -> float:
+    """When a trainer last renewed its lease, which it does also in the middle of a step of many minutes."""
+    try:
+        return (state / "lock").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _fill_from_state(run: Run, state: Path, now: float) -> None:
     beat = read_json_quietly(state / "heartbeat.json") or {}
     for key in ("step", "steps", "epoch", "loss", "tokens_per_second", "eta_seconds", "goodput"):
         setattr(run, key, beat.get(key))
-    run.heartbeat_age = now - float(beat.get("time") or 0)
+    run.heartbeat_age = now - max(float(beat.get("time") or 0), _lease_time(state))
     run.gpu = recent_use(state / "gpu.jsonl")
     flags = read_json_quietly(state / "flags.json") or {}
     run.flags = [str(text) for text in flags.get("flags", [])]
@@ -175,6 +183,8 @@ def survey_run(name: str, outputs: Path, state: Path | None, log: Path, now: flo
         return run
     refused = read_json_quietly(state / "refused.json") if state else None
     outcome = read_json_quietly(state / "outcome.json") if state else None
+    if outcome and run.heartbeat_age is not None and float(outcome.get("time") or 0) < now - run.heartbeat_age:
+        outcome = None  # the end of an earlier start: this one lives
     if refused:
         run.state, run.note = "failed", _first(refused.get("message"))
     elif outcome and outcome.get("code") == 75:

@@ -142,7 +142,7 @@ class Telemetry:
         self._beaten = self._spoken = time.monotonic()
         self._alarmed = False
         self._started = time.monotonic()
-        self._first_step: int | None = None
+        self._first_step = 0
         self._terminal = sys.stderr.isatty()
         self._every = 0.25 if self._terminal else 5.0
 
@@ -152,6 +152,8 @@ class Telemetry:
             self.history.open(position, step)
         if self.board:
             self.board.restart(step)
+        self._first_step, self._started = step, time.monotonic()
+        self.beat({"step": step}, None, force=True)  # known by name before its first step, which may take minutes
 
     def step(
         self, row: dict[str, Any], *, goodput: float, state_bytes: int, event: Events, force: bool = False
@@ -175,7 +177,7 @@ class Telemetry:
             event("alarm", what="the disk is nearly full", free=free, checkpoint=state_bytes)
         return free
 
-    def beat(self, row: Mapping[str, Any], goodput: float, *, force: bool = False) -> None:
+    def beat(self, row: Mapping[str, Any], goodput: float | None, *, force: bool = False) -> None:
         """Rewrite ``heartbeat.json`` (``heartbeat-<rank>.json``), once a second at most."""
         now = time.monotonic()
         if now - self._beaten < EVERY and not force:
@@ -188,7 +190,7 @@ class Telemetry:
             "rank": self.rank,
             "steps": self.steps,
             "eta_seconds": self._eta(row),
-            "goodput": round(goodput, 4),
+            "goodput": None if goodput is None else round(goodput, 4),
             "rss": resident_memory(),
             "memory_allocated": row.get("memory_allocated"),
             "host": socket.gethostname(),
@@ -202,8 +204,6 @@ class Telemetry:
 
     def _eta(self, row: Mapping[str, Any]) -> float | None:
         step = int(row.get("step") or 0)
-        if self._first_step is None:
-            self._first_step = step
         done = step - self._first_step
         return round((time.monotonic() - self._started) / done * (self.steps - step), 1) if done > 0 else None
 
