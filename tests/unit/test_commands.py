@@ -10,7 +10,18 @@ import time
 
 import pytest
 import yaml
-from isotone.commands import checkpoints, checks, doctor, estimate, history, resume, slurm_queue, status, survey
+from isotone.commands import (
+    checkpoints,
+    checks,
+    checks_disk,
+    doctor,
+    estimate,
+    history,
+    resume,
+    slurm_queue,
+    status,
+    survey,
+)
 from isotone.commands.checks_slurm import jobs_of, submission
 from isotone.commands.studies import known_studies, study_of_files, study_of_results
 from isotone.config.schema import as_mapping
@@ -244,8 +255,8 @@ def test_the_doctor_sees_what_is_missing(study, monkeypatch, tmp_path):
     assert checks.memory(large, study)[0] == "red" and "sharding" in checks.memory(large, study)[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert checks.hub(large)[0] == "red" and "until fetch" in checks.hub(large)[1]
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: type("D", (), {"free": 10**9})())
-    assert checks.disk(large, study)[0] == "red"
+    monkeypatch.setattr(checks_disk.shutil, "disk_usage", lambda _: type("D", (), {"free": 10**9})())
+    assert checks_disk.disk(large, study)[0] == "red"
 
 
 def test_what_a_profile_would_submit(root):

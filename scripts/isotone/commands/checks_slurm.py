@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from isotone.commands import Check, Verdict
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 
-Verdict = tuple[str, str]
-Check = tuple[str, Callable[[], Verdict]]
 MINUTES = re.compile(r"^\s*(\d+)")
 
 

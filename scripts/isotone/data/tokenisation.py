@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from isotone.config.data import Tokens
 from isotone.data.document import Troubles
+from isotone.data.encoder import Splitter, text_encoder
 from isotone.data.splits import facts_of
 from isotone.errors import ConfigurationError
 from isotone.progress import Progress
@@ -58,66 +59,6 @@ class Part:
     def stem(self) -> Path:
         """Path of its files without their suffix."""
         return Path(self.folder) / f"part-{self.group:06d}"
-
-
-@dataclass(frozen=True)
-class Splitter:
-    """The part of a saved tokenizer that splits text, read without transformers (which takes seconds to import).
-
-    `setup` has shown that it gives the ids that transformers gives.
-
-    Attributes:
-        backend: the tokenizer as JSON.
-        template: digest of the files that a chat template may stand in.
-    """
-
-    backend: str
-    vocabulary: int
-    bos: int | None
-    eos: int
-    template: str
-
-    @classmethod
-    def open(cls, folder: Path) -> Splitter:
-        """Read ``tokenizer.json`` and the names of the special tokens beside it.
-
-        Raises:
-            ConfigurationError: if there is no tokenizer.json or no end-of-text token.
-        """
-        from tokenizers import Tokenizer
-
-        if not (folder / "tokenizer.json").is_file():
-            raise ConfigurationError(
-                f"{folder} holds no tokenizer.json (a fast tokenizer). Load and save its tokenizer with transformers once."
-            )
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        settings = read_json(folder / "tokenizer_config.json")
-        ids = {}
-        for name in ("bos_token", "eos_token"):
-            token = settings.get(name)
-            token = token.get("content") if isinstance(token, dict) else token
-            ids[name] = tokenizer.token_to_id(token) if token else None
-        if ids["eos_token"] is None:
-            raise ConfigurationError(f"{folder}: this tokenizer has no end-of-text token, which joins documents.")
-        files = [path for name in ("chat_template.jinja", "tokenizer_config.json") if (path := folder / name).is_file()]
-        return cls(
-            backend=tokenizer.to_str(),
-            vocabulary=tokenizer.get_vocab_size(with_added_tokens=True),
-            bos=ids["bos_token"],
-            eos=ids["eos_token"],
-            template=digest_of([file_digest(path) for path in files]),
-        )
-
-
-def text_encoder(source: Path) -> Tokenizer:
-    """A tokenizer that takes a text as text: no special tokens, whatever it spells, no truncation."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 @functools.lru_cache(maxsize=1)

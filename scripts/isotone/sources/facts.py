@@ -112,7 +112,7 @@ def check_splitter(folder: Path, tokenizer: PreTrainedTokenizerBase, texts: Iter
     Raises:
         ConfigurationError: with the first text on which they do.
     """
-    from isotone.data.tokenisation import text_encoder
+    from isotone.data.encoder import text_encoder
 
     light = text_encoder(folder / "tokenizer.json")
     for text in texts:
