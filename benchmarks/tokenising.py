@@ -5,7 +5,10 @@ and write the ids to disk. Seconds are the process's CPU time, so that a busy ma
 turns, and what is printed is the ratio of their medians.
 
     python benchmarks/tokenising.py --megabytes 32 --rounds 3
-    python benchmarks/tokenising.py --megabytes 1024 --rounds 1 --ours-only     peak memory for 1 GB of text
+    python benchmarks/tokenising.py --megabytes 1000 --rounds 1 --ours-only --processes 2     peak memory for 1 GB of text
+
+With several processes the peak is that of the first plus that of the largest worker times their number: at least what
+all of them held at once.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ import time
 from pathlib import Path
 
 OURS = """
-import sys
+import os, sys
 from pathlib import Path
 from isotone.config.data import Tokens
 from isotone.data.tokenisation import tokenise
 import shutil, time
 start = time.process_time()
-info = tokenise(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Tokens(), processes=1)
-seconds = time.process_time() - start
+processes = int(sys.argv[4])
+if __name__ == "__main__":
+    info = tokenise(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Tokens(), processes=processes)
+    used = os.times()
+    seconds = time.process_time() - start + used.children_user + used.children_system
 """
 THEIRS = """
 import sys, time
@@ -40,12 +46,14 @@ start = time.process_time()
 done = data.map(lambda rows: {"ids": tokenizer(rows["text"], add_special_tokens=False, verbose=False)["input_ids"]},
                 batched=True, remove_columns=data.column_names, load_from_cache_file=False)
 seconds = time.process_time() - start
-info = {"text_tokens": sum(len(row) for row in done["ids"])}
+info, processes = {"text_tokens": sum(len(row) for row in done["ids"])}, 1
 """
 TAIL = """
 import resource, json
-print(json.dumps({"tokens": info["text_tokens"], "seconds": seconds,
-                  "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+if __name__ == "__main__":
+    own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = (own + (worker * processes if processes > 1 else 0)) * 1024
+    print(json.dumps({"tokens": info["text_tokens"], "seconds": seconds, "peak": peak}))
 """
 
 
@@ -68,7 +76,7 @@ def make_inputs(folder: Path, megabytes: int) -> tuple[Path, Path]:
     return folder / "documents.parquet", folder / "tokenizer"
 
 
-def measure(code: str, *arguments: Path) -> dict:
+def measure(code: str, *arguments: object) -> dict:
     """Run one side in a process of its own."""
     variables = os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -83,14 +91,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1, help="of our side")
     parser.add_argument("--ours-only", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         documents, tokenizer = make_inputs(folder, arguments.megabytes)
+        print(f"{documents.stat().st_size / 1e6:,.0f} MB of parquet, {arguments.megabytes:,} MB of text", flush=True)
         seen: dict[str, list[dict]] = {"ours": [], "datasets.map": []}
         for number in range(arguments.rounds):
-            seen["ours"].append(measure(OURS, documents, tokenizer, folder / f"ours-{number}"))
+            seen["ours"].append(measure(OURS, documents, tokenizer, folder / f"ours-{number}", arguments.processes))
             if not arguments.ours_only:
                 seen["datasets.map"].append(measure(THEIRS, documents, tokenizer, folder / f"theirs-{number}"))
         rates = {}
