@@ -316,16 +316,16 @@ def write_transfer(folder: Path, study: Study, planted: Planted) -> None:
             for source, source_seed in [pair for pair in study.runs() if "~" not in pair[0]]:
                 own = (source, source_seed) == (target, seed)
                 level = planted.base * (1.0 if own else 0.5)
-                for index in range(study.attacks.shared.documents):
-                    J = level + float(_rng(source, source_seed, target, seed, index).normal(0, 0.05))
-                    rows.append(
-                        {
-                            "source": f"{source}/seed-{source_seed}",
-                            "target": f"{target}/seed-{seed}",
-                            "document": f"chapter {index:04d}",
-                            "J": J,
-                        }
-                    )
+                spread_D = _rng(source, source_seed, target, seed).normal(0, 0.05, study.attacks.shared.documents)
+                rows += [
+                    {
+                        "source": f"{source}/seed-{source_seed}",
+                        "target": f"{target}/seed-{seed}",
+                        "document": f"chapter {index:04d}",
+                        "J": level + float(spread),
+                    }
+                    for index, spread in enumerate(spread_D)
+                ]
             few = [row | {"variant": "crossed", "J": row["J"] * 0.9} for row in rows if row["source"] != row["target"]]
             rows = [row | {"variant": "greedy"} for row in rows] + [row for row in few if int(row["document"][-4:]) < 8]
             _write_lines(folder / "transfer" / attack / f"{target}-seed-{seed}.jsonl", "transfer/1", rows)

@@ -25,6 +25,7 @@ from isotone.reporting.numbers import Sources, tidy
 from isotone.reporting.order import order
 from isotone.reporting.quality import quality
 from isotone.reporting.replays import transfer
+from isotone.reporting.rows import collector_paused
 from isotone.reporting.summary import summary
 
 SCHEMA = "isotone/final_results/1"
@@ -102,9 +103,10 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
     """
     study = in_fixed_order(study)
     say("reading rows")
-    evidence = load_evidence(study, folder)
-    sources = Sources(evidence)
-    replays, replayed = transfer(evidence, sources)
+    with collector_paused():
+        evidence = load_evidence(study, folder)
+        sources = Sources(evidence)
+        replays, replayed = transfer(evidence, sources)
     claims, behind = primary(evidence, sources)
     compared = secondary(evidence, sources, say)
     for entry in compared:
