@@ -69,6 +69,9 @@ def test_comparing_two_files(
     [
         (lambda path: path.unlink(), "does not exist"),
         (lambda path: path.write_text('{"document": "d0"'), "is not JSON"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "is not JSON"),
+        (lambda path: path.write_text("[1, 2]"), "has no 'document'"),
+        (lambda path: path.write_text('{"variant": "greedy", "J": 1.0}'), "has no 'document'"),
         (lambda path: path.write_text('{"document": "d0", "variant": "greedy", "J": null}'), "not a number"),
         (lambda path: path.write_text('{"document": "d0", "variant": "greedy", "J": NaN}'), "not a number"),
         (lambda path: path.write_text(path.read_text() * 2), "stands twice"),
@@ -80,6 +83,29 @@ def test_what_cannot_be_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     one, two = rows(tmp_path / "a.jsonl", [0.1, 0.2, 0.3]), rows(tmp_path / "b.jsonl", [0.1, 0.2, 0.4])
     spoil(two)
     monkeypatch.setattr(sys, "argv", ["statistics", "compare", str(one), str(two), "--where", "variant=greedy"])
+    with pytest.raises(ConfigurationError, match=message):
+        program.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("plan proportions --first 1.5 --second 0.5", "--first is 1.5; it must be a share"),
+        ("plan proportions --first 0.5 --second -0.1", "--second is -0.1"),
+        ("plan mcnemar --only-first 0.7 --only-second 0.5", "add up to more than 1"),
+        ("plan paired --effect 1 --spread 0", "--spread is 0"),
+        ("plan paired --effect nan --spread 1", "--effect is nan"),
+        ("plan paired --effect 1 --spread 1 --alpha 1", "--alpha is 1"),
+        ("plan seeds --effect 1 --seed-spread -1 --document-spread 1 --documents 5", "--seed-spread is -1"),
+        ("plan seeds --effect 1 --seed-spread 1 --document-spread 1 --documents 1", "--documents is 1"),
+        ("compare a b --confidence 95", "--confidence is 95"),
+        ("compare a b --resamples 1", "--resamples is 1"),
+        ("compare a b --seed -1", "--seed is -1"),
+        ("compare a b --where variant", "--where variant has no value"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(monkeypatch: pytest.MonkeyPatch, words: str, message: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["statistics", *words.split()])
     with pytest.raises(ConfigurationError, match=message):
         program.main()
 

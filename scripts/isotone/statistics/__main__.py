@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,44 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _insist(options: argparse.Namespace, names: list[str], fits: Callable[[float], bool], what: str) -> None:
+    """Every one of these options, where the verb has it, fits; else a paragraph that names it."""
+    for name in names:
+        value = getattr(options, name, None)
+        if value is not None and not fits(value):
+            raise errors.ConfigurationError(f"--{name.replace('_', '-')} is {value:g}; it must be {what}.")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse numbers that mean nothing.
+
+    Raises:
+        ConfigurationError: names the option, its value and what it may be.
+    """
+    _insist(options, ["alpha", "power", "confidence"], lambda value: 0 < value < 1, "between 0 and 1")
+    shares = ["first", "second"] if options.verb == "plan" else []
+    _insist(options, [*shares, "only_first", "only_second"], lambda value: 0 <= value <= 1, "a share, from 0 to 1")
+    _insist(options, ["spread"], lambda value: 0 < value < np.inf, "a standard deviation above 0")
+    spreads = ["seed_spread", "document_spread", "residual_spread"]
+    _insist(options, spreads, lambda value: 0 <= value < np.inf, "a standard deviation of at least 0")
+    _insist(options, ["effect"], lambda value: value != 0 and bool(np.isfinite(value)), "a difference other than 0")
+    _insist(options, ["documents"], lambda value: value >= 2, "at least 2")
+    _insist(options, ["resamples"], lambda value: value >= 100, "at least 100")
+    _insist(options, ["seed"], lambda value: value >= 0, "at least 0")
+    if getattr(options, "only_first", None) is not None and options.only_first + options.only_second > 1:
+        raise errors.ConfigurationError(
+            f"--only-first {options.only_first:g} and --only-second {options.only_second:g} add up to more than 1: "
+            "they are shares of the same pairs."
+        )
+    for condition in getattr(options, "where", []):
+        if "=" not in condition:
+            raise errors.ConfigurationError(
+                f"--where {condition} has no value. Write it as KEY=VALUE, such as variant=greedy."
+            )
+
+
 def plan(options: argparse.Namespace) -> str:
     """The answer to a question about sample sizes, one sentence."""
-    if not (0 < options.alpha < 1 and 0 < options.power < 1):
-        raise errors.ConfigurationError("--alpha and --power lie between 0 and 1.")
     alpha = options.alpha
     start, unit = 2, "pairs"
     if options.design == "paired":
@@ -96,17 +131,19 @@ def read_values(path: Path, key: str, measure: str, where: list[str]) -> dict[st
         ConfigurationError: no such file, a damaged line, a value that is no number,
             no row left, or a document that stands twice.
     """
-    wanted = dict(condition.split("=", 1) for condition in where if "=" in condition)
+    wanted = dict(condition.split("=", 1) for condition in where)
     found: dict[str, float] = {}
     if not path.is_file():
         raise errors.ConfigurationError(f"{path} does not exist. Give a JSON Lines file with one row per document.")
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if not line:
             continue
         try:
             row: dict[str, Any] = json.loads(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise errors.ConfigurationError(f"{path}, line {number} is not JSON ({error}).") from None
+        if not isinstance(row, dict) or key not in row:
+            raise errors.ConfigurationError(f"{path}, line {number} has no {key!r}, which pairs rows. Choose --key.")
         if any(str(row.get(name)) != value for name, value in wanted.items()):
             continue
         value, name = row.get(measure), str(row.get(key))
@@ -198,6 +235,7 @@ def in_words(answer: dict[str, Any]) -> str:
 def main() -> int:
     """Plan or compare."""
     options = arguments()
+    check(options)
     if options.verb == "plan":
         print(plan(options))
     else:
