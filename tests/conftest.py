@@ -51,21 +51,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 _FOUND = pytest.StashKey[dict[str, float]]()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests must share a worker: those that share a cluster, a finished study or a browser.
+    """What waits most (the cluster) comes first, so that the other worker computes beside it."""
+    items.sort(key=lambda item: ORDER.index(item.nodeid.split("/")[1]))
 
-    What waits most (the cluster) comes first, so that the other worker computes beside it.
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Tests that share a cluster, a finished study or a browser share a worker; of the others, those of a file.
+
+    Not by xdist's own groups: with pytest 9.2 its marks do nothing, and nothing says so.
     """
-    for item in items:
-        folder = _folder(item)
-        group = item.path.stem if folder in ("unit", "resume") else folder
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: ORDER.index(_folder(item)))
+    from xdist.scheduler import LoadScopeScheduling
 
+    class Shared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if file.startswith(("tests/unit/", "tests/resume/")) else file.rsplit("/", 1)[0]
 
-def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(ROOT / "tests").parts[0]
+    return Shared(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
