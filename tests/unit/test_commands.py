@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -125,6 +126,21 @@ def test_a_step_of_many_minutes_is_not_silence(study):
     put(folder / "lock", "")  # a lease that is renewed between the steps
     alive = runs(study)[1]["baseline/seed-1"]
     assert alive.state == "running" and alive.heartbeat_age < 60
+
+
+def test_a_crash_after_the_last_heartbeat_is_a_failure(study):
+    state(study, "baseline/seed-1", age=500)
+    log = put(
+        study / "logs/train/baseline-seed-1.log", "Traceback\nSafetensorError: invalid header\nisotone: failed (1)\n"
+    )
+    found, all_runs = runs(study)
+    assert all_runs["baseline/seed-1"].state == "failed"
+    assert found.failed[0]["error"] == "SafetensorError: invalid header" and found.failed[0]["log"] == str(
+        log.relative_to(study.parents[1])
+    )
+    state(study, "baseline/seed-1")  # and it goes on
+    os.utime(log, (time.time() - 9, time.time() - 9))
+    assert runs(study)[1]["baseline/seed-1"].state == "running"
 
 
 def test_stages_that_failed_name_their_log(study):

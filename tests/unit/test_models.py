@@ -5,7 +5,7 @@ import json
 import models_zoo as zoo
 import pytest
 import torch
-from isotone.errors import ConfigurationError
+from isotone.errors import ConfigurationError, InputOutputError
 from isotone.models import (
     FAMILIES,
     embedding_of,
@@ -146,3 +146,11 @@ def test_prefix_tokens():
 def test_encoder_decoder_models_are_refused_where_decoders_are_needed():
     with pytest.raises(ConfigurationError, match="decoder-only"):
         hidden_states(zoo.tiny("t5"), zoo.random_ids(1, 4))
+
+
+def test_damaged_weights_are_named(tmp_path):
+    save_model(zoo.tiny("gpt_neox"), None, tmp_path / "m")
+    with open(tmp_path / "m/model.safetensors", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(InputOutputError, match=r"/m: its model\.safetensors is damaged .* make or fetch it again"):
+        load_model(tmp_path / "m")

@@ -15,6 +15,7 @@ from isotone.commands.history import (
     read_history,
     read_json_quietly,
     sparkline,
+    tail,
 )
 from isotone.commands.slurm_queue import Job, job_of, own_jobs
 from isotone.config.data import SPLITS
@@ -191,6 +192,8 @@ def survey_run(name: str, outputs: Path, state: Path | None, log: Path, now: flo
         run.state, run.note = "paused", _first(outcome.get("message"))
     elif outcome and outcome.get("code"):
         run.state, run.note = "failed", _last(outcome.get("message"))
+    elif trouble := _crash(log, now, run.heartbeat_age):
+        run.state, run.note = "failed", trouble
     elif run.heartbeat_age is not None:
         run.state = "running" if run.heartbeat_age < ALIVE else "silent"
     elif job is not None:
@@ -202,6 +205,17 @@ def survey_run(name: str, outputs: Path, state: Path | None, log: Path, now: flo
     if run.state != "running":
         run.eta_seconds = None
     return run
+
+
+def _crash(log: Path, now: float, heartbeat_age: float | None) -> str:
+    """What a log says of a program that ended without an outcome, after its last sign of life; else empty."""
+    try:
+        age = now - log.stat().st_mtime
+    except OSError:
+        return ""
+    if heartbeat_age is not None and age > heartbeat_age:
+        return ""
+    return last_error(log) if (tail(log) or [""])[-1].startswith("isotone: failed") else ""
 
 
 def _first(text: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from isotone.errors import ConfigurationError
+from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import read_json, whole_folder
 
 if TYPE_CHECKING:
@@ -29,9 +29,11 @@ def load_model(
         device: where the weights go.
 
     Raises:
+        InputOutputError: damaged weights.
         ConfigurationError: no such folder, no safetensors, an unknown architecture, or weights that do not fit
             the configuration.
     """
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -58,14 +60,19 @@ def load_model(
         ) from None
     factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     loader: Any = factory
-    model, report = loader.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        use_safetensors=True,
-        attn_implementation=attention,
-        output_loading_info=True,
-        **options,
-    )
+    try:
+        model, report = loader.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise InputOutputError(
+            f"{folder}: its model.safetensors is damaged ({error}). Delete the folder, and make or fetch it again."
+        ) from None
     missing = sorted(report["missing_keys"])
     if missing:
         raise ConfigurationError(
