@@ -199,6 +199,14 @@ up() {
     echo "lab: $NODES nodes are up. In your shell: export SLURM_CONF=$SLURM_CONF"
 }
 
+strays() { # what a lost node's daemon left behind; on a real node control groups end it
+    local environment pid
+    for environment in /proc/[0-9]*/environ; do
+        pid=${environment//[!0-9]/}
+        if [ "$pid" != $$ ] && grep -qzxF "ISOTONE_LAB=$LAB" "$environment" 2>/dev/null; then kill -KILL "$pid" || true; fi
+    done
+}
+
 down() {
     if alive slurmctld; then
         scancel -u root || true
@@ -207,6 +215,7 @@ down() {
     fi
     for ((i = 1; i <= NODES; i++)); do stop TERM "slurmd-n$i"; done
     for daemon in slurmctld slurmdbd mariadbd munged; do stop TERM $daemon; done
+    strays
     echo "lab: stopped; $LAB holds its logs"
 }
 
