@@ -28,7 +28,7 @@ def copy_checkout(root: Path, target: Path) -> Path:
     return target
 
 
-def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: str, seconds: float = 900, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program of the checkout with this Python, and keep what it says."""
     # The checkout is a copy: its coverage would count for nothing and slow it down.
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("COV")}
@@ -37,7 +37,7 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
         cwd=folder,
         text=True,
         capture_output=True,
-        timeout=900,
+        timeout=seconds,
         env=inherited | {"SLURM_CONF": "/dev/null"} | environment,
     )
 
