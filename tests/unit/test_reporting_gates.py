@@ -62,7 +62,7 @@ def test_each_fails_alone_when_its_order_breaks(evidence: Evidence, gate: str, a
     assert after[gate]["state"] == "fail"
     assert found(evidence, "baseline")[gate]["state"] == "pass"  # the other arm is not touched
     if after[gate]["violations"] is not None and "twice" not in gate:
-        assert after[gate]["violations"] > 0.8 and after[gate]["difference"]["value"] < 0
+        assert after[gate]["violations"] > 0.7 and after[gate]["difference"]["value"] < 0
 
 
 def test_the_rule_is_the_lower_bound_not_the_mean(evidence: Evidence) -> None:
