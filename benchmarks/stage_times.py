@@ -16,8 +16,8 @@ import pandas as pd
 
 # Seconds of all jobs of a stage together, two cores, after installation.
 BUDGET = {
-    "corpus": 10, "setup": 20, "tokenize": 40, "pretrain": 240, "starts": 40, "train": 180, "null": 80,
-    "perplexity": 200, "attack_documents": 10, "attacks": 420, "aggregate": 20, "figures": 20, "report": 10,
+    "corpus": 5, "setup": 10, "tokenize": 15, "pretrain": 100, "starts": 30, "train": 195, "null": 90,
+    "perplexity": 160, "attack_documents": 5, "attacks": 550, "aggregate": 5, "figures": 10, "report": 5,
 }  # fmt: skip
 
 
