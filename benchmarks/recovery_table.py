@@ -201,10 +201,15 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of recovery, the same for every recipe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1337, 2024])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument(
+        "--recipes", nargs="+", default=[""], help="besides the first two, those whose name holds one of these"
+    )
     options = parser.parse_args()
     environment.prepare()
     for name in options.families:
         architecture, recipes = FAMILIES[name]
+        wanted = [recipe for recipe in recipes[2:] if any(part in recipe.name for part in options.recipes)]
+        recipes = recipes[:2] + wanted
         folder = options.folder / name
         prepare(folder, architecture)
         pretraining = TrainJob(training=parse(Training, PRETRAINING | {"length": LENGTH, "weight_decay": 0.1}))
