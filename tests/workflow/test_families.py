@@ -25,9 +25,10 @@ CONSTRAINTS = {
     "gpt2": PLAIN,
     "opt": PLAIN,
     "llama": ROTATED,
-    "mistral": ROTATED,
-    "qwen2": {"scope": "gated_updown", "start": "abs"},  # its norms' epsilon is too small to lift
+    "mistral": {"scope": "gated_all", "start": "relu"},
+    "qwen2": {"scope": "gated_updown", "start": "abs"},
 }
+MODELS = {"llama": {"rms_norm_eps": 1e-5}}  # the epsilon of the norm that rotating leads to
 WITH_NULL = {"gpt2", "qwen2"}  # a lifted arm is no worse than the baseline, so that its null has nothing to temper
 STEPS = 12
 SECONDS = 1500  # on a machine that has other things to do
@@ -67,7 +68,7 @@ def study_of(family: str, model: Path) -> dict[str, Any]:
 @pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize("family", CONSTRAINTS)
 def test_a_family_goes_from_its_folder_to_the_report(checkout: Path, tmp_path: Path, family: str) -> None:
-    save_model(tiny(family), tiny_tokenizer(), tmp_path / "model")
+    save_model(tiny(family, **MODELS.get(family, {})), tiny_tokenizer(), tmp_path / "model")
     config = tmp_path / "study.yaml"
     config.write_text(yaml.safe_dump(study_of(family, tmp_path / "model")))
     options = ["--profile", "profiles/local", "--cores", "1", "--configfile", str(config)]
@@ -85,8 +86,10 @@ def test_a_family_goes_from_its_folder_to_the_report(checkout: Path, tmp_path: P
     certificate = json.loads((study / "runs/constrained/seed-42/certificate.json").read_text())
     constrained = [layer for layer in certificate["layers"] if layer["entries"]]
     assert constrained and all(layer["negatives"] == 0 for layer in constrained)
-    if CONSTRAINTS[family]["start"] == "lift":  # which changes no output
-        assert fitted["start_loss"] == pytest.approx(base["start_loss"], abs=2e-3)
+    if CONSTRAINTS[family]["start"] == "lift":  # which changes no output; centring drops one of 32 directions
+        assert fitted["start_loss"] == pytest.approx(
+            base["start_loss"], abs=2e-3 if CONSTRAINTS[family] is PLAIN else 2e-2
+        )
     else:
         assert fitted["start_loss"] > base["start_loss"] + 1e-2
 
