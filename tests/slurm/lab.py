@@ -54,7 +54,8 @@ class Lab:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
         self.drivers: list[subprocess.Popen[bytes]] = []
-        self.environment = os.environ | {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+        self.environment = inherited | {
             "ISOTONE_LAB": str(folder),
             "ISOTONE_LAB_PORT": str(port),
             "ISOTONE_LAB_NODES": str(len(NODES)),

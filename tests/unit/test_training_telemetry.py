@@ -65,6 +65,16 @@ def test_history_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert "0.33333333" in lines[1]
 
 
+def test_a_run_without_a_checkpoint_begins_a_new_history(tmp_path: Path) -> None:
+    """Killed between the row of step 0 and the first checkpoint, it tells of step 0 again."""
+    history = History(tmp_path / "history.csv", [])
+    for _ in range(2):
+        history.open(0, 0)
+        rows(history, range(0, 1))
+        history.close()
+    assert [line.split(",")[0] for line in history.path.read_text().splitlines()] == ["step", "0"]
+
+
 def test_history_that_lost_its_end_keeps_whole_rows_only(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     history = History(path, [])

@@ -27,6 +27,8 @@ def checkout(copy_of_finished: Callable[[], Path]) -> Path:
     """A finished study that has lost one trained run."""
     folder = copy_of_finished()
     shutil.move(folder / "results/smoke/runs" / NAME, folder / "before")
+    for kept in (folder / "results/smoke/state").glob("*/finished"):
+        shutil.rmtree(kept)  # or the run would be put back
     return folder
 
 
@@ -114,7 +116,7 @@ def test_a_run_is_seen_while_it_trains_and_its_checkpoints_are_whole(checkout: P
     again = run(checkout, "-m", "isotone", "checkpoints", "smoke", "--export", str(tmp_path / "exported"))
     assert again.returncode == 78 and "exists already" in again.stderr
 
-    damaged = Path(newest["folder"]) / "weights.safetensors"
+    damaged = checkout / newest["folder"] / "weights.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)

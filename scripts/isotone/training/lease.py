@@ -87,13 +87,17 @@ class Lease:
         """The folder that only this generation writes to."""
         return self.folder / f"checkpoints.g{self.generation:06d}"
 
+    def lost(self) -> bool:
+        """Whether somebody took over."""
+        return self._lost or not self.checkpoints.exists()
+
     def check(self) -> None:
         """Make sure that nobody took over.
 
         Raises:
             LostLease: if somebody did.
         """
-        if self._lost or not self.checkpoints.exists():
+        if self.lost():
             raise LostLease(
                 f"This trainer lost its lease on {self.folder} (it stood still for too long) and another took over. "
                 "It stops without writing anything."

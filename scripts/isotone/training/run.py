@@ -26,7 +26,7 @@ from isotone.training.finish import best_weights, finish, finished_before
 from isotone.training.gather import Gatherer
 from isotone.training.gpu import Monitor
 from isotone.training.inputs import Run
-from isotone.training.lease import Lease, LostLease
+from isotone.training.lease import Lease
 from isotone.training.loop import Loop, Parts
 from isotone.training.optimizer import Optimizer
 from isotone.training.outcome import refuse, write_outcome
@@ -97,17 +97,17 @@ def _hold(run: Run, world: World, events: Events, lease: Lease | None) -> None:
         while not best_weights(loop):
             loop.run()
         finish(loop, model, run, before)
-    except LostLease:
-        lease = None  # the state folder is the successor's
-        raise
-    except IsotoneError as error:
+    except (IsotoneError, OSError) as error:
+        if lease and lease.lost():  # also behind a path that is gone: the state folder is the successor's
+            held, lease = lease, None
+            held.check()
+        if isinstance(error, OSError):
+            code, message = 74, str(error)
+            raise _unusable(run.folder, error) from error
         code, message = error.code, str(error)
         if lease:
             refuse(run.folder, error)
         raise
-    except OSError as error:
-        code, message = 74, str(error)
-        raise _unusable(run.folder, error) from error
     except BaseException:
         code, message = 1, traceback.format_exc()
         raise

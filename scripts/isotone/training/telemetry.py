@@ -85,7 +85,7 @@ class History:
             if position and self.path.exists() and self.path.stat().st_size >= position:
                 os.truncate(self.path, position)
             else:
-                self._rewrite(step)
+                self._rewrite(step if position else -1)  # without a checkpoint step 0 is told again too
             self._file = open(self.path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
     def _rewrite(self, step: int) -> None:
