@@ -42,7 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A running cluster of four nodes."""
+    """A running cluster of six nodes, the only one of this session."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # or tests are shared out wrongly, which is slow and otherwise silent
+        (tmp_path_factory.getbasetemp().parent / "the-only-lab").mkdir()
     missing = subprocess.run(["bash", str(SCRIPT), "missing"], capture_output=True, text=True).stdout.split()
     if missing:
         pytest.skip(f"no Slurm can be started here: missing {', '.join(missing)} (see docs/cluster.md)")

@@ -24,6 +24,7 @@ from isotone.commands import (
     survey,
 )
 from isotone.commands.checks_slurm import jobs_of, submission
+from isotone.commands.history import folder_size
 from isotone.commands.studies import known_studies, study_of_files, study_of_results
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
@@ -284,3 +285,14 @@ def test_what_a_profile_would_submit(root):
         "--time=240",
         "--gpus=a100:2",
     ]
+
+
+def test_second_names_take_no_room(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "state").mkdir()
+    (tmp_path / "results/model").write_bytes(b"x" * 1000)
+    (tmp_path / "state/model").hardlink_to(tmp_path / "results/model")
+    (tmp_path / "state/events").write_bytes(b"y" * 10)
+    assert folder_size(tmp_path / "state") == 10
+    (tmp_path / "results/model").unlink()
+    assert folder_size(tmp_path / "state") == 1010

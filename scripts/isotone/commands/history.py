@@ -82,14 +82,15 @@ def last_error(log: Path) -> str:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder; files that vanish meanwhile count as nothing."""
+    """Bytes that removing a folder would free: files with a second name elsewhere, or gone meanwhile, count as nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.lstat(os.path.join(parent, name)).st_size
+                file = os.lstat(os.path.join(parent, name))
             except OSError:
                 continue
+            total += file.st_size if file.st_nlink == 1 else 0
     return total
 
 
