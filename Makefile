@@ -49,7 +49,7 @@ schema: $(READY)  ## write config/schema.yaml and config/README.md from the sett
 archive: $(READY)  ## pack rows, settings, lock and digests of STUDY (default kjv)
 	@$(LOCAL) $(BIN)/python scripts/archive.py --folder results/$(or $(STUDY),kjv)
 
-soak: $(READY)  ## kill training 1,000 times and compare the weights (about 20 minutes)
+soak: $(READY)  ## kill training 1,000 times and compare the weights (its own program, not part of make test)
 	@$(LOCAL) $(BIN)/python benchmarks/soak.py --kills 1000 --corruptions 100
 
 slurm-lab: $(READY)  ## start a small real Slurm on this machine (root, Debian packages)
