@@ -59,6 +59,15 @@ def test_a_signal_to_one_process_stops_all(case: Case, undisturbed: str) -> None
     assert weights(case.place) == undisturbed
 
 
+def test_nobody_ends_before_the_first_has_left_word(case: Case) -> None:
+    """torchrun and srun kill all as soon as one ends."""
+    first, second = start_together(case, 2, max_epochs_per_run=1, limits={"slow_fsync": 300})
+    assert second.wait() == 75
+    assert case.outcome()["code"] == 75
+    assert not (case.state / "lock").exists()
+    assert first.wait() == 75
+
+
 def test_three_processes_cannot_be_exact_and_nothing_is_refused_for_good(case: Case) -> None:
     starts = start_together(case, 3)
     codes = [start.wait() for start in starts]

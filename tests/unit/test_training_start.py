@@ -294,19 +294,44 @@ def test_torchruns_lost_code_is_found_in_the_outcome(supervise, tmp_path: Path) 
     dead = supervise([(75, 1)])
     dead.command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
     assert dead.once() == 137
-    dead.asked = True
+
+
+@pytest.mark.parametrize(
+    ("word", "asked", "code"),
+    [
+        (None, True, 75),  # srun killed it before it could leave word
+        (None, False, 1),
+        (1, True, 75),  # it lost the others, which had been ended first
+        (1, False, 1),
+        (78, True, 78),
+        (74, True, 74),
+    ],
+)
+def test_what_a_signal_explains(supervise, tmp_path: Path, word: int | None, asked: bool, code: int) -> None:
+    made = supervise([], distributed=True)
+    end = ["import os, signal", "signal.signal(signal.SIGTERM, signal.SIG_IGN)"]
+    if asked:
+        end.append("os.kill(os.getppid(), signal.SIGTERM)")
+    if word is not None:
+        end.append(f"with open({str(tmp_path / 'outcome.json')!r}, 'w') as file: file.write('{{\"code\": {word}}}')")
+    made.command = [sys.executable, "-c", "\n".join([*end, "raise SystemExit(1)"])]
+    assert made.once() == code
 
 
 def fake_scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, state: str = "RUNNING") -> None:
+    """A queue that counts restarts in the file `asked`; only `code` 0 puts a job back."""
     path = folder / "bin" / "scontrol"
     path.parent.mkdir()
     path.write_text(
-        f"#!/bin/sh\n[ $1 = requeue ] || exec echo JobState={state}\necho $@ >> {folder}/asked\nexit {code}\n"
+        "#!/bin/sh\n"
+        f"[ $1 = requeue ] || exec echo JobState={state} Restarts=$(cat {folder}/restarts 2>/dev/null || echo 0)\n"
+        f"echo $@ >> {folder}/asked\n"
+        f"exit {code}\n"
     )
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    monkeypatch.setattr(module, "WAIT_FOR_KILL", 0.01)
+    monkeypatch.setattr("isotone.training.requeue.WAIT_FOR_KILL", 0.01)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -319,6 +344,37 @@ def test_on_slurm_the_job_goes_back_into_the_queue(
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
     assert starts(tmp_path) == 1
     assert ("refused" in capsys.readouterr().err) == bool(code)
+
+
+SNAKEMAKE = """
+import os, subprocess, sys
+program = "import time; from isotone.training import requeue; requeue.WAIT_FOR_KILL = 0.5; requeue.requeue(); exit(75)"
+if subprocess.run([sys.executable, "-c", program]).returncode:
+    os.remove(sys.argv[1])  # as Snakemake does with the results of a job that failed
+"""
+
+
+@pytest.mark.parametrize("requeued", [True, False])
+def test_what_outlives_its_job_removes_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requeued: bool
+) -> None:
+    """Seen on a real Slurm without control groups: the last start's Snakemake removed the next start's results."""
+    fake_scontrol(tmp_path, monkeypatch, 0)
+    result = tmp_path / "result"
+    result.write_text("of the next start")
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")  # of a driver that is itself a job: not concerned
+    bystander = "import subprocess, sys; code = subprocess.run(sys.argv[1:], env={**__import__('os').environ, 'SLURM_JOB_ID': '4711'}).returncode; print(code)"
+    outer = subprocess.Popen(
+        [sys.executable, "-c", bystander, sys.executable, "-c", SNAKEMAKE, str(result)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (tmp_path / "asked").exists():
+        time.sleep(0.01)
+    if requeued:
+        (tmp_path / "restarts").write_text("1")
+    assert outer.communicate(timeout=60)[0].strip() == ("-9" if requeued else "0")
+    assert result.exists() == requeued
 
 
 def test_a_job_that_its_user_cancelled_is_not_requeued(

@@ -30,6 +30,10 @@ from isotone.training.watchdog import Watchdog
 from isotone.training.world import World
 
 
+class Stopped(Unfinished):
+    """All processes stop in good order, together."""
+
+
 @dataclass
 class Parts:
     """What the loop works with; `isotone.training.run` puts it together.
@@ -115,7 +119,7 @@ class Loop:
         """Train to the end.
 
         Raises:
-            Unfinished: stopped in good order; run again.
+            Stopped: run again.
             Diverged: roll-backs did not help.
         """
         schedule, epochs = self.parts.schedule, 0
@@ -307,5 +311,4 @@ class Loop:
             else:
                 self.parts.events("unsaved", step=self.progress.step, left=self.parts.stop.seconds_left())
             saver.join()
-        self.parts.world.share(None)  # torchrun ends all as soon as one ends: nobody does before the save is done
-        raise Unfinished(f"{message}; run again to continue")
+        raise Stopped(f"{message}; run again to continue")

@@ -27,7 +27,7 @@ from isotone.training.gather import Gatherer
 from isotone.training.gpu import Monitor
 from isotone.training.inputs import Run
 from isotone.training.lease import Lease
-from isotone.training.loop import Loop, Parts
+from isotone.training.loop import Loop, Parts, Stopped
 from isotone.training.optimizer import Optimizer
 from isotone.training.outcome import refuse, write_outcome
 from isotone.training.progress import Progress
@@ -66,12 +66,17 @@ def train(run: Run) -> None:
             trouble = error if isinstance(error, IsotoneError) else _unusable(run.folder, error)
     trouble = world.share(trouble)
     try:
-        if trouble is not None:
-            raise trouble
-        _hold(run, world, events, lease)
+        try:
+            if trouble is not None:
+                raise trouble
+            _hold(run, world, events, lease)
+        finally:
+            if lease:
+                lease.release()
+    except Stopped:
+        world.share(None)  # torchrun and srun end all as soon as one ends: nobody does before the first has left word
+        raise
     finally:
-        if lease:
-            lease.release()
         world.leave()
 
 

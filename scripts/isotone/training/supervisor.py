@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from isotone.errors import UNFINISHED, ConfigurationError
+from isotone.errors import CONFIGURATION, DIVERGED, DONE, INPUT_OUTPUT, UNFINISHED, ConfigurationError
 from isotone.training.outcome import halted, read_outcome
+from isotone.training.requeue import requeue
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-WAIT_FOR_KILL = 60.0  # seconds that Slurm may take to end a requeued job
+EXPLAINED = (DONE, DIVERGED, INPUT_OUTPUT, UNFINISHED, CONFIGURATION)
 
 
 def torchrun(processes: int, grace: float, nodes: int = 1) -> list[str]:
@@ -92,9 +92,11 @@ class Supervisor:
         outcome = read_outcome(self.folder)
         if self.distributed and code and outcome is not None and outcome != before:
             code = int(outcome["code"])
-        if code < 0:  # died of a signal; if it was passed on by us, before the program could catch it
-            return UNFINISHED if self.asked else 128 - code
-        return code
+        if code in EXPLAINED:
+            return code
+        if self.asked and (self.distributed or code < 0):  # ended by the signal before it could leave word
+            return UNFINISHED
+        return 128 - code if code < 0 else code
 
     def until_done(self) -> int:
         """Run the command until it ends with anything but 75, or makes no progress.
@@ -112,7 +114,8 @@ class Supervisor:
             if not self.asked and self._step() <= step:
                 return code
             if os.environ.get("SLURM_JOB_ID"):
-                return self._requeue(code)
+                requeue()
+                return code
             if self.asked:
                 return code
 
@@ -120,20 +123,3 @@ class Supervisor:
         """How far the unfinished run is; a finished one whose files were deleted begins anew."""
         outcome = read_outcome(self.folder)
         return int(outcome["step"]) if outcome and outcome["code"] == UNFINISHED else -1
-
-    def _requeue(self, code: int) -> int:
-        """Ask Slurm to start this job again, then wait to be ended."""
-        scontrol, job = shutil.which("scontrol"), os.environ["SLURM_JOB_ID"]
-        if scontrol is None:
-            return code
-        shown = subprocess.run([scontrol, "-o", "show", "job", job], capture_output=True, text=True).stdout
-        state = next((word.partition("=")[2] for word in shown.split() if word.startswith("JobState=")), "")
-        if state not in ("", "RUNNING"):  # cancelled by its user, or requeued already: nothing to ask for
-            return code
-        asked = subprocess.run([scontrol, "requeue", job], capture_output=True, text=True)
-        if asked.returncode:
-            print(f"requeueing was refused ({asked.stderr.strip()}); exit {code}", file=sys.stderr, flush=True)
-            return code
-        print("saved; this job goes back into the queue", file=sys.stderr, flush=True)
-        time.sleep(WAIT_FOR_KILL)
-        return code
