@@ -7,8 +7,10 @@ needs no second copy of a model in memory.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +55,17 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def _room(size: int) -> Tensor:
+    """Uninitialised bytes, in large pages where the system has them: small ones cost as much as reading the disk."""
+    if size < CHUNK:
+        return torch.empty(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Json:
     """Write CPU tensors and wait until the disk has them.
 
@@ -87,7 +100,7 @@ def read_tensors(path: Path, expected: Json) -> dict[str, Tensor]:
         start = file.read(8)
         text = file.read(min(int.from_bytes(start, "little"), size))  # a damaged size must not ask for all memory
         digest.update(start + text)
-        data = torch.empty(max(0, size - len(start) - len(text)), dtype=torch.uint8)
+        data = _room(max(0, size - len(start) - len(text)))
         view, position = data.numpy().data, 0
         while position < len(view):
             count = file.readinto(view[position : position + CHUNK])
