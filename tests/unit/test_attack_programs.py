@@ -1,6 +1,7 @@
 """The programs end to end, on a tiny model: documents, attacks, transfer, perplexity, order."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -305,12 +306,41 @@ def test_programs_refuse_bad_settings_without_torch(study):
         assert found.returncode == 78 and "hotflips" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_program_attack_runs(study, tmp_path):
-    paths = files(tmp_path, "query")
-    command = [sys.executable, str(ROOT / "scripts" / "attack.py"), "--attack", "query"]
-    command += ["--settings", json.dumps({"query": {"flips": 1}, "hotflip": {"flips": 1, "candidates": 2}})]
-    command += ["--model", str(study / "base"), "--documents", str(study / "attack")]
-    command += [part for key, path in paths.items() for part in (f"--{key}", str(path))]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+TELLS_THREADS = """
+import atexit, os, sys
+@atexit.register
+def tell():
+    if "torch" in sys.modules:
+        with open(os.environ["THREADS"], "w") as file:
+            file.write(str(sys.modules["torch"].get_num_threads()))
+"""
+
+
+def threads_on_a_wide_machine(folder: Path, program: str, *options: str) -> str:
+    """Run a program where torch would take two threads by itself; how many it took."""
+    (folder / "sitecustomize.py").write_text(TELLS_THREADS)
+    around = {"PYTHONPATH": str(folder), "THREADS": str(folder / "threads"), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, str(ROOT / "scripts" / program), *options]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | around)
     assert found.returncode == 0, found.stderr
+    return (folder / "threads").read_text()
+
+
+def test_program_attack_runs_on_one_thread_anywhere(study, tmp_path):
+    """Sums depend on the number of threads, and with them the last digits of a loss."""
+    paths = files(tmp_path, "query")
+    options = ["--attack", "query", "--model", str(study / "base"), "--documents", str(study / "attack")]
+    options += ["--settings", json.dumps({"query": {"flips": 1}, "hotflip": {"flips": 1, "candidates": 2}})]
+    options += [part for key, path in paths.items() for part in (f"--{key}", str(path))]
+    assert threads_on_a_wide_machine(tmp_path, "attack.py", *options) == "1"
     assert read_json(paths["marker"])["result"]["greedy"]["documents"] == 4
+
+
+def test_program_perplexity_runs_on_one_thread_anywhere(study, tmp_path):
+    paths = files(tmp_path, "perplexity")
+    options = ["--settings", '{"perplexity": {"length": 32, "stride": 16, "documents": 5}, "window": 24}']
+    options += ["--model", str(study / "base"), "--split", str(study / "test")]
+    options += ["--documents", str(study / "test" / "texts.parquet")]
+    options += [part for key, path in paths.items() for part in (f"--{key}", str(path))]
+    assert threads_on_a_wide_machine(tmp_path, "perplexity.py", *options) == "1"
+    assert read_json(paths["marker"])["result"]["rolling"]["documents"] == 5
