@@ -41,7 +41,7 @@ MUTATIONS = [
     ("disk full: the error ends the run", f"{CORE}/saver.py", "self.failures += 1\n            self.store.event(\"alarm\", what=\"checkpoint not saved\"", "raise\n            self.store.event(\"alarm\", what=\"checkpoint not saved\"", "unit/test_training_checkpoints.py"),
     ("lease: taking over renames nothing", f"{CORE}/lease.py", "self.generation = found[-1][0] + 1 if found else 1", "self.generation = found[-1][0] if found else 1", "unit/test_training_start.py"),
     ("lease: everyone gets it", f"{CORE}/lease.py", "self._lock.acquire(timeout=0)", "pass", "unit/test_training_start.py"),
-    ("lease: a lost one is not noticed", f"{CORE}/lease.py", "if self._lost or not self.checkpoints.exists():", "if False:", "resume/test_double_start.py -k stopped"),
+    ("lease: a lost one is not noticed", f"{CORE}/lease.py", "return self._lost or not self.checkpoints.exists()", "return False", "resume/test_double_start.py -k stopped"),
     ("signals: the loop does not look", f"{CORE}/stop.py", "if self._signal is not None:", "if False:", "resume/test_signals.py -k other_signals"),
     ("signals: the deadline is ignored", f"{CORE}/loop.py", "if saver.expected_seconds() < self.parts.stop.seconds_left():", "if True:", "resume/test_signals.py -k grace"),
     ("epochs: best by the last validation", f"{CORE}/loop.py", 'best is None or known < best["loss"]', "True", "unit/test_training_run.py -k stopping"),
@@ -54,6 +54,9 @@ MUTATIONS = [
     ("refusal: forgotten", f"{CORE}/outcome.py", "if not path.exists():", "if True:", "unit/test_training_start.py"),
     ("supervisor: signals are kept", f"{CORE}/supervisor.py", "self._child.send_signal(number)", "pass", "unit/test_training_start.py -k passed_on"),
     ("supervisor: starts again without progress", f"{CORE}/supervisor.py", "self._step() <= step", "self._step() < step", "unit/test_training_start.py -k progress"),
+    ("supervisor: an end without word after a signal is a failure", f"{CORE}/supervisor.py", "if self.asked and (self.distributed or code < 0):", "if False:", "unit/test_training_start.py -k explains"),
+    ("requeue: what outlives its job ends in the ordinary way", f"{CORE}/requeue.py", "        _vanish(job)", "        pass", "unit/test_training_start.py -k outlives"),
+    ("processes: the others may end before the first", f"{CORE}/run.py", "        world.share(None)  #", "        pass  #", "resume/test_elastic.py -k left_word"),
 ]  # fmt: skip
 
 
