@@ -1,6 +1,7 @@
 """Protocol `rolling` against lm-evaluation-harness: the same numbers, documents per second.
 
     python benchmarks/rolling.py [--documents 24]
+    python benchmarks/rolling.py --documents 6 --head 50304     as many rows of the head as Pythia has
 
 Both get the same texts and tokenizer, one thread, fp32; the harness at several batch
 sizes, of which its best counts. Rounds alternate; CPU seconds are compared, since
@@ -42,10 +43,13 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocabulary", type=int, default=2048)
+    parser.add_argument("--head", type=int, default=0, help="enlarge the head to so many tokens (0: the tokenizer's)")
     parser.add_argument("--steps", type=int, default=400, help="pretraining steps of the small model")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, tokenizer, texts = load(options.vocabulary, options.steps)
+    if options.head:
+        model.resize_token_embeddings(options.head, mean_resizing=False)
     scorer = Scorer(model, 0)
     long, length = "", 0
     for text in texts[options.documents :]:

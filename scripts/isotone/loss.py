@@ -19,6 +19,7 @@ from torch import Tensor
 
 IGNORE = -100
 CHUNK_ELEMENTS = 1 << 22  # logits of one chunk: 16 MiB in fp32
+TILE_ELEMENTS = 1 << 19  # logits that are scored at once: 2 MiB in fp32 stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Head:
     bias_V: Tensor | None = None
     scale: float = 1.0
 
-    def logits(self, hidden_RD: Tensor) -> Tensor:
-        """fp32 logits of some rows; the product itself runs in the hidden states' type."""
-        logits_RV = (hidden_RD @ self.weight_VD.T.to(hidden_RD.dtype)).float()
+    def logits(self, hidden_RD: Tensor, columns: slice = slice(None)) -> Tensor:
+        """fp32 logits of some rows, for some tokens; the product itself runs in the hidden states' type."""
+        logits_RC = (hidden_RD @ self.weight_VD[columns].T.to(hidden_RD.dtype)).float()
         if self.bias_V is not None:
-            logits_RV += self.bias_V.float()
-        return logits_RV if self.scale == 1.0 else logits_RV * self.scale
+            logits_RC += self.bias_V[columns].float()
+        return logits_RC if self.scale == 1.0 else logits_RC * self.scale
 
 
 def chunk_rows(vocabulary: int, rows: int = 1024) -> int:
@@ -47,8 +48,17 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _log_normaliser(logits_RV: Tensor) -> Tensor:
-    return torch.logsumexp(logits_RV, dim=-1)
+def _row_nll(head: Head, hidden_RD: Tensor, targets_R: Tensor, columns: int) -> Tensor:
+    """NLL of some rows, ``columns`` tokens at a time; logits of a tile are used while they are in the cache."""
+    normalisers, picked_R = [], hidden_RD.new_zeros(len(targets_R), dtype=torch.float32)
+    for tile in _chunks(len(head.weight_VD), columns):
+        logits_RC = head.logits(hidden_RD, tile)
+        column_R = targets_R - tile.start
+        here_R = logits_RC.gather(1, column_R.clamp(0, logits_RC.shape[1] - 1)[:, None])[:, 0]
+        picked_R = torch.where((column_R >= 0) & (column_R < logits_RC.shape[1]), here_R, picked_R)
+        normalisers.append(torch.logsumexp(logits_RC, dim=-1))
+    whole_R = normalisers[0] if len(normalisers) == 1 else torch.logsumexp(torch.stack(normalisers, dim=-1), dim=-1)
+    return whole_R - picked_R
 
 
 class _Gradients:
@@ -88,14 +98,12 @@ class _TokenNLL(torch.autograd.Function):
         scale: float,
         rows: int,
     ) -> Tensor:
-        head = Head(weight_VD, bias_V, scale)
+        head, columns = Head(weight_VD, bias_V, scale), max(1, TILE_ELEMENTS // rows)
         nll_N = hidden_ND.new_zeros(len(targets_N), dtype=torch.float32)
         for part in _chunks(len(targets_N), rows):
-            logits_RV = head.logits(hidden_ND[part])
-            picked_R = logits_RV.gather(1, targets_N[part].clamp_min(0)[:, None])[:, 0]
-            nll_N[part] = _log_normaliser(logits_RV) - picked_R
+            nll_N[part] = _row_nll(head, hidden_ND[part], targets_N[part], columns)
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N)
-        ctx.scale, ctx.rows = scale, rows
+        ctx.scale, ctx.rows = scale, chunk_rows(len(weight_VD), rows)
         return nll_N.masked_fill_(targets_N < 0, 0.0)
 
     @staticmethod
@@ -153,8 +161,7 @@ def token_nll(
     """
     _check(hidden_ND, targets_N)
     targets_N = targets_N.masked_fill(targets_N == ignore, -1)
-    size = chunk_rows(len(weight_VD), rows)
-    return _TokenNLL.apply(hidden_ND, weight_VD, bias, targets_N, scale, size)  # type: ignore[no-any-return]
+    return _TokenNLL.apply(hidden_ND, weight_VD, bias, targets_N, scale, rows)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from isotone import loss, models
 from isotone.errors import ConfigurationError
 
 Result = TypeVar("Result")
-LOGIT_BYTES = 2 << 20  # logits of one chunk: what stays in a core's cache is scored about twice as fast
+COLUMNS = 2048  # tokens of a tile of logits; with fewer rows the head's weights are read too often
 ACTIVATION_BYTES = 64 << 20  # hidden states of one forward pass, all temporaries together
 STRIDE = 16  # flips whose unchanged fronts end in the same stride are scored together
 PADDING = 1.05  # a batch may hold so many times the tokens that it needs
@@ -70,7 +70,7 @@ class Scorer:
         self.weight_VD, self.bias_V, self.scale = models.head_of(model)
         self.embedding = models.embedding_of(model)
         vocabulary, width = self.weight_VD.shape
-        self.rows = max(16, LOGIT_BYTES // (4 * vocabulary))
+        self.rows = loss.TILE_ELEMENTS // min(vocabulary, COLUMNS)
         inner = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None) or 4 * width
         self.token_bytes = 4 * (12 * width + 3 * inner)
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
@@ -274,8 +274,9 @@ class Scorer:
             hidden = [models.hidden_states(self.model, side)[0] for side in sides]
         count = min(len(hidden_SD) for hidden_SD in hidden)
         kl, same = [], []
-        for first in range(0, count, self.rows):
-            rows = slice(first, min(first + self.rows, count))
+        size = loss.chunk_rows(len(self.weight_VD), self.rows)
+        for first in range(0, count, size):
+            rows = slice(first, min(first + size, count))
             log_before, log_after = (head.logits(side_SD[-count:][rows]).log_softmax(-1) for side_SD in hidden)
             kl.append((log_before.exp() * (log_before - log_after)).sum(-1))
             same.append(log_before.argmax(-1) == log_after.argmax(-1))
