@@ -125,6 +125,7 @@ def test_a_kill_at_every_file_operation_of_saving_pruning_and_cleaning(
         for number, start in again.items():
             assert start.wait() == 0, (number, start.text())
             assert weights(cases[number].place) == undisturbed, number
+            assert not cases[number].events("damaged"), number  # what a kill leaves never looks like a checkpoint
             shutil.rmtree(cases[number].place)
 
 

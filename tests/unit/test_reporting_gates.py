@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def found(evidence: Evidence, arm: str = "mlp_in") -> dict[str, Json]:
     sources = Sources(evidence)
     _, replays = transfer(evidence, sources)
     return {gate["gate"]: gate for gate in gates(evidence, sources, replays) if gate["arm"] == arm}
+
+
+def test_the_diagonal_of_a_transfer_matrix_is_between_seeds(evidence: Evidence) -> None:
+    """A run that replays its own flips is no transfer."""
+    table, _ = transfer(evidence, Sources(evidence))
+    J = []
+    for target, source in ((7, 8), (8, 7)):
+        lines = (evidence.folder / f"transfer/hotflip/mlp_in-seed-{target}.jsonl").read_text().split("\n")[:-1]
+        J += [
+            row["J"]
+            for row in map(json.loads, lines)
+            if row["source"] == f"mlp_in/seed-{source}" and row["variant"] == "greedy"
+        ]
+    cell = table["hotflip"]["matrix"]["mlp_in"]["mlp_in"]
+    assert len(J) == 2 * 24 and cell["pairs"] == 2
+    assert cell["value"] == pytest.approx(np.mean(J))
 
 
 def shift(evidence: Evidence, attack: str, variant: str, by: float, arm: str = "mlp_in") -> None:

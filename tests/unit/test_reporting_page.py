@@ -248,6 +248,17 @@ def test_a_damaged_or_changed_archive_is_refused(folder: Path, tmp_path: Path) -
         unpack(tmp_path / "changed.tar.gz", tmp_path / "c")
 
 
+def test_an_archive_that_this_version_computes_otherwise_is_refused(folder: Path, tmp_path: Path) -> None:
+    pack(folder, tmp_path / "study.tar.gz")
+    top = unpack(tmp_path / "study.tar.gz", tmp_path / "a")
+    manifest = read_json(top / "manifest.json") | {"digest": "0" * 64}
+    (top / "manifest.json").write_text(canonical_json(manifest))
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as archive:
+        archive.add(top, "synthetic")
+    with pytest.raises(InputOutputError, match="the archive says 000000000000"):
+        rebuild(tmp_path / "other.tar.gz", tmp_path / "b")
+
+
 def test_an_unfinished_study_is_not_archived(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="not finished"):
         pack(tmp_path, tmp_path / "study.tar.gz")

@@ -10,6 +10,7 @@ import pytest
 from isotone.records import Json, canonical_json, digest_of, read_json, write_json
 from isotone.reporting import results as final
 from isotone.reporting.verdicts import EFFECT, NO_EFFECT, OPPOSITE, UNDERPOWERED, plan, verdict
+from statsmodels.stats.multitest import multipletests
 from synthetic_study import Planted, study_settings, write_study
 
 
@@ -258,3 +259,23 @@ def test_holm_is_over_all_primary_comparisons(tmp_path: Path) -> None:
     p = sorted(claim["p"] for claim in results["primary"])
     assert min(claim["p_adjusted"] for claim in results["primary"]) == pytest.approx(min(1.0, 3 * p[0]))
     assert all(claim["adjustment"] == "Holm over 3 primary comparisons" for claim in results["primary"])
+
+
+def test_benjamini_hochberg_is_over_all_secondary_comparisons(tmp_path: Path) -> None:
+    results = build(tmp_path, Planted(), arms=("baseline", "mlp_in", "mlp_both", "lift"))["results"]
+    entries = results["comparisons"]
+    expected = multipletests([entry["tests"]["claim"]["p"] for entry in entries], method="fdr_bh")[1]
+    assert len(entries) > 3
+    assert [entry["p_adjusted"] for entry in entries] == pytest.approx(expected)
+
+
+def test_success_counts_documents_above_the_threshold(tmp_path: Path) -> None:
+    import json
+
+    results = build(tmp_path, Planted())["results"]
+    lines = (tmp_path / "runs/mlp_in/seed-42/attacks/hotflip.jsonl").read_text().split("\n")[:-1]
+    J = [row["J"] for row in map(json.loads, lines) if row["variant"] == "greedy"]
+    success = results["damage"]["mlp_in"]["hotflip"]["greedy"]["success"]
+    shares = {float(threshold): number["value"] for threshold, number in success.items()}
+    assert shares == pytest.approx({threshold: np.mean(np.array(J) > threshold) for threshold in shares})
+    assert any(0 < share < 1 and abs(share - 0.5) > 0.01 for share in shares.values())

@@ -76,6 +76,7 @@ def test_comparing_two_files(
         (lambda path: path.write_text('{"document": "d0", "variant": "greedy", "J": NaN}'), "not a number"),
         (lambda path: path.write_text(path.read_text() * 2), "stands twice"),
         (lambda path: rows(path, [1.0]), "do not hold the same documents"),
+        (lambda path: path.write_text(path.read_text().replace("d2", "d9")), "2 are in one only, such as 'd2'"),
         (lambda path: path.write_text(path.read_text().replace("greedy", "one_shot")), "no row that fits"),
     ],
 )
