@@ -19,7 +19,6 @@ from torch import Tensor
 
 IGNORE = -100
 CHUNK_ELEMENTS = 1 << 22  # logits of one chunk: 16 MiB in fp32
-TILE_ELEMENTS = 1 << 19  # logits that are scored at once: 2 MiB in fp32 stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -97,8 +96,9 @@ class _TokenNLL(torch.autograd.Function):
         targets_N: Tensor,
         scale: float,
         rows: int,
+        columns: int,
     ) -> Tensor:
-        head, columns = Head(weight_VD, bias_V, scale), max(1, TILE_ELEMENTS // rows)
+        head = Head(weight_VD, bias_V, scale)
         nll_N = hidden_ND.new_zeros(len(targets_N), dtype=torch.float32)
         for part in _chunks(len(targets_N), rows):
             nll_N[part] = _row_nll(head, hidden_ND[part], targets_N[part], columns)
@@ -123,6 +123,7 @@ class _TokenNLL(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -144,6 +145,7 @@ def token_nll(
     bias: Tensor | None = None,
     scale: float = 1.0,
     rows: int = 1024,
+    columns: int = 0,
     ignore: int = IGNORE,
 ) -> Tensor:
     """Negative log-likelihood of each target.
@@ -153,6 +155,7 @@ def token_nll(
 
     Args:
         rows: largest number of rows whose logits exist at once.
+        columns: tokens whose logits exist at once in the forward pass; 0: all, and fewer rows if need be.
         ignore: target of a row that is not scored.
     Returns:
         nll_N in nats, fp32; ignored rows are 0 and have no gradient.
@@ -161,7 +164,9 @@ def token_nll(
     """
     _check(hidden_ND, targets_N)
     targets_N = targets_N.masked_fill(targets_N == ignore, -1)
-    return _TokenNLL.apply(hidden_ND, weight_VD, bias, targets_N, scale, rows)  # type: ignore[no-any-return]
+    if not columns:
+        rows, columns = chunk_rows(len(weight_VD), rows), len(weight_VD)
+    return _TokenNLL.apply(hidden_ND, weight_VD, bias, targets_N, scale, rows, columns)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

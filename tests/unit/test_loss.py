@@ -21,12 +21,12 @@ def inputs(
     return hidden, weight, bias, targets
 
 
-@pytest.mark.parametrize("rows", [1, 64, 1024])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 0), (64, 0), (1024, 0), (64, 1), (64, 7), (1024, 25), (64, 64)])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_token_nll_is_cross_entropy(rows: int, scale: float) -> None:
+def test_token_nll_is_cross_entropy(rows: int, columns: int, scale: float) -> None:
     hidden, weight, bias, targets = inputs()
     plain = functional.cross_entropy(scale * (hidden @ weight.T + bias), targets, reduction="none")
-    ours = token_nll(hidden, weight, targets, bias=bias, scale=scale, rows=rows)
+    ours = token_nll(hidden, weight, targets, bias=bias, scale=scale, rows=rows, columns=columns)
     assert torch.allclose(ours, plain, atol=1e-5)
     assert (ours[targets == -100] == 0).all()
     upstream = torch.randn(len(targets))

@@ -22,7 +22,8 @@ from isotone import loss, models
 from isotone.errors import ConfigurationError
 
 Result = TypeVar("Result")
-COLUMNS = 2048  # tokens of a tile of logits; with fewer rows the head's weights are read too often
+COLUMNS = 2048  # tokens of a tile of logits
+TILE = 1 << 19  # logits of a tile: 2 MiB stay in a core's cache; fewer rows would read the head's weights too often
 ACTIVATION_BYTES = 64 << 20  # hidden states of one forward pass, all temporaries together
 STRIDE = 16  # flips whose unchanged fronts end in the same stride are scored together
 PADDING = 1.05  # a batch may hold so many times the tokens that it needs
@@ -70,7 +71,7 @@ class Scorer:
         self.weight_VD, self.bias_V, self.scale = models.head_of(model)
         self.embedding = models.embedding_of(model)
         vocabulary, width = self.weight_VD.shape
-        self.rows = loss.TILE_ELEMENTS // min(vocabulary, COLUMNS)
+        self.rows = TILE // min(vocabulary, COLUMNS)
         inner = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None) or 4 * width
         self.token_bytes = 4 * (12 * width + 3 * inner)
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
@@ -135,7 +136,15 @@ class Scorer:
 
     def rows_nll(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """NLL of each row, nats, fp32; differentiable with respect to ``hidden_ND``."""
-        return loss.token_nll(hidden_ND, self.weight_VD, targets_N, bias=self.bias_V, scale=self.scale, rows=self.rows)
+        return loss.token_nll(
+            hidden_ND,
+            self.weight_VD,
+            targets_N,
+            bias=self.bias_V,
+            scale=self.scale,
+            rows=self.rows,
+            columns=COLUMNS,
+        )
 
     def inputs_of(self, ids_BT: Tensor) -> Tensor:
         """What goes into the model to score ``ids_BT``: the prefix, and all tokens but the last."""
