@@ -5,7 +5,7 @@ import pytest
 import torch
 from isotone.config.constraint import Constraint
 from isotone.constraints import certify, constrain
-from isotone.constraints.certificate import moved_share, smallest_jacobian
+from isotone.constraints.certificate import falling_share, moved_share, smallest_jacobian
 from isotone.constraints.paths import lowest_pre_activations, path_of
 from isotone.constraints.scopes import constrained
 from isotone.models import family_of
@@ -68,6 +68,17 @@ def test_one_negative_weight_is_seen(family):
     assert found["verdict"] == "violated"
     assert [layer["negatives"] for layer in found["layers"]] == [0, 1]
     assert found["layers"][1]["smallest_weight"] == pytest.approx(-1e-7)
+    if family == "opt":  # its ReLU never falls: only the unit behind that weight is not provably monotone
+        assert [layer["units"] - layer["monotone_units"] for layer in found["layers"]] == [0, 1]
+
+
+def test_no_fall_in_the_sample_bounds_the_share_by_the_rule_of_three():
+    model = constrain(zoo.tiny("gpt_neox"), BOTH)
+    sublayer = family_of(model).sublayers(model)[0]
+    with torch.no_grad():
+        sublayer.entrances[0].bias.fill_(100.0)  # far on GELU's rising side
+    path = path_of(model, sublayer, "gelu", "elementwise")
+    assert falling_share(path, torch.randn(4, 25, zoo.WIDTH)) == (0.0, 0.03)
 
 
 @pytest.mark.parametrize(
