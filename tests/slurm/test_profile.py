@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,10 +33,45 @@ def test_the_literal_command_submits_with_the_profiles_resources(lab: Lab, tmp_p
         assert expected in shown.replace("mem=2G", "mem=2000M"), shown
 
 
+def test_the_doctor_asks_this_cluster(lab: Lab, tmp_path: Path) -> None:
+    """Each rule's resources by `sbatch --test-only`, and the grace of the partition that trains, not of others."""
+    folder = checkout(tmp_path / "checkout")
+    environment = lab.environment | {"PYTHONPATH": str(folder / "scripts"), "COLUMNS": "300"}
+    command = [sys.executable, "-m", "isotone", "doctor", "--configfile", "study.yaml", "--profile", "profiles/slurm"]
+
+    def ask() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+    sound = ask()
+    assert sound.returncode == 0, sound.stdout + sound.stderr
+    for rule in ("default", "train_baseline", "train_monotonic", "pretrain"):
+        assert re.search(rf"ok +jobs of {rule}: sbatch: Job \d+ to start", sound.stdout), sound.stdout
+    assert "the cluster gives 30 s between signal and kill, operation.grace says 20 s" in sound.stdout
+    profile = folder / "profiles/slurm/config.yaml"
+    profile.write_text(profile.read_text().replace("slurm_partition: preempt", "slurm_partition: brief"))
+    assert "the cluster gives 10 s between signal and kill" in ask().stdout
+    profile.write_text(profile.read_text().replace("slurm_partition: brief", "slurm_partition: nowhere"))
+    wrong = ask()
+    assert wrong.returncode != 0 and "invalid partition specified: nowhere" in wrong.stdout, wrong.stdout
+    assert not lab.jobs(folder)
+
+
+def status_of(scene: Scene) -> dict[str, Any]:
+    """What `isotone status --json` says of the scene's study."""
+    command = [sys.executable, "-m", "isotone", "status", "drill", "--json"]
+    environment = scene.lab.environment | {"PYTHONPATH": str(scene.folder / "scripts")}
+    done = subprocess.run(command, cwd=scene.folder, env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    return found[0] if isinstance(found, list) else found
+
+
 def one_node_several_gpus(scene: Scene) -> None:
     driver = scene.drive("gpu=2", "processes=2")
     job = scene.at_step(60)
     assert "gres/gpu=2" in scene.lab.say("scontrol", "-o", "show", "job", job.number)
+    seen = status_of(scene)
+    run = next(run for run in seen["runs"] if run["name"] == "baseline/seed-42")
+    assert run["state"] == "running" and run["queue"] == f"running {job.number}" and run["step"] >= 60
     scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert {event["processes"] for event in scene.events("start", "resume")} == {2}

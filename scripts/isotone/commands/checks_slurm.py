@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from isotone.commands import Check, Verdict
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 
+TRAINING = ("train_baseline", "train_monotonic", "pretrain")
 MINUTES = re.compile(r"^\s*(\d+)")
 
 
@@ -87,17 +89,31 @@ def controller() -> Verdict:
     return "green", "partitions: " + "; ".join(" ".join(line.split()) for line in answer.stdout.splitlines()[:8])
 
 
-def grace(study: Study) -> Verdict:
-    """GraceTime and KillWait of the cluster against ``operation.grace``."""
-    answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=30)
-    match = re.search(r"KillWait\s*=\s*(\d+)", answer.stdout)
-    parts = subprocess.run(["scontrol", "show", "partition"], capture_output=True, text=True, timeout=30)
-    graces = [int(value) for value in re.findall(r"GraceTime=(\d+)", parts.stdout)]
-    if match is None:
+def grace(study: Study, partitions: Collection[str]) -> Verdict:
+    """GraceTime and KillWait against ``operation.grace``, in the partitions of training (none named: the default one)."""
+
+    def said(*words: str) -> str:
+        return subprocess.run(["scontrol", "-o", "show", *words], capture_output=True, text=True, timeout=30).stdout
+
+    wait = re.search(r"KillWait\s*=\s*(\d+)", said("config"))
+    if wait is None:
         return "yellow", "the cluster does not tell its KillWait"
-    known = int(match[1]) + min(graces, default=0)
+    lines = [line for line in said("partition").splitlines() if "PartitionName=" in line]
+    used = [
+        line
+        for line in lines
+        if (line.split("PartitionName=")[1].split()[0] in partitions if partitions else "Default=YES" in line)
+    ]
+    graces = [int(match[1]) for line in used if (match := re.search(r"GraceTime=(\d+)", line))]
+    known = int(wait[1]) + min(graces, default=0)
     words = f"the cluster gives {known} s between signal and kill, operation.grace says {study.operation.grace:.0f} s"
     return ("yellow", f"{words}. Set it to {known} or less.") if known < study.operation.grace else ("green", words)
+
+
+def training_partitions(jobs: dict[str, dict[str, Any]]) -> set[str]:
+    """Where the profile trains; a value may name several, with commas."""
+    found = [jobs.get(rule, jobs["default"]).get("slurm_partition") for rule in TRAINING]
+    return {name for value in found if value for name in str(value).split(",")}
 
 
 def all_checks(study: Study, folder: Path, profile: Path) -> list[Check]:
@@ -108,6 +124,7 @@ def all_checks(study: Study, folder: Path, profile: Path) -> list[Check]:
     verdict = controller()
     checks: list[Check] = [("slurm", lambda: verdict)]
     if verdict[0] != "red":
-        checks += [(f"jobs of {rule}", partial(accepted, rule, found)) for rule, found in jobs_of(settings).items()]
-        checks.append(("grace", partial(grace, study)))
+        jobs = jobs_of(settings)
+        checks += [(f"jobs of {rule}", partial(accepted, rule, found)) for rule, found in jobs.items()]
+        checks.append(("grace", partial(grace, study, training_partitions(jobs))))
     return checks
