@@ -324,6 +324,7 @@ def fake_scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, stat
     path.parent.mkdir()
     path.write_text(
         "#!/bin/sh\n"
+        f"[ $1 = requeue ] || [ ! -e {folder}/silent ] || {{ rm {folder}/silent; exit 1; }}\n"
         f"[ $1 = requeue ] || exec echo JobState={state} Restarts=$(cat {folder}/restarts 2>/dev/null || echo 0)\n"
         f"echo $@ >> {folder}/asked\n"
         f"exit {code}\n"
@@ -371,10 +372,12 @@ def test_what_outlives_its_job_removes_no_result(
     )
     while not (tmp_path / "asked").exists():
         time.sleep(0.01)
+    (tmp_path / "silent").touch()  # the controller does not answer at once
     if requeued:
         (tmp_path / "restarts").write_text("1")
     assert outer.communicate(timeout=60)[0].strip() == ("-9" if requeued else "0")
     assert result.exists() == requeued
+    assert not (tmp_path / "silent").exists()
 
 
 def test_a_job_that_its_user_cancelled_is_not_requeued(

@@ -23,7 +23,7 @@ def requeue() -> None:
     scontrol, job = shutil.which("scontrol"), os.environ.get("SLURM_JOB_ID")
     if scontrol is None or job is None:
         return
-    before = _job(scontrol, job)
+    before = _job(scontrol, job) or {}
     if before.get("JobState", "RUNNING") != "RUNNING":  # cancelled by its user, or requeued already
         return
     asked = subprocess.run([scontrol, "requeue", job], capture_output=True, text=True)
@@ -31,15 +31,20 @@ def requeue() -> None:
         print(f"requeueing was refused ({asked.stderr.strip()})", file=sys.stderr, flush=True)
         return
     print("saved; this job goes back into the queue", file=sys.stderr, flush=True)
-    time.sleep(WAIT_FOR_KILL)
-    if _job(scontrol, job).get("Restarts", "0") != before.get("Restarts", "0"):
+    now = None
+    while now is None:
+        time.sleep(WAIT_FOR_KILL)
+        now = _job(scontrol, job)
+    if before and now.get("Restarts") != before.get("Restarts"):
         _vanish(job)
 
 
-def _job(scontrol: str, job: str) -> dict[str, str]:
-    """What Slurm knows of a job; empty while it does not answer."""
-    shown = subprocess.run([scontrol, "-o", "show", "job", job], capture_output=True, text=True).stdout
-    return {name: value for name, _, value in (word.partition("=") for word in shown.split())}
+def _job(scontrol: str, job: str) -> dict[str, str] | None:
+    """What Slurm knows of a job: nothing of one that ended long ago; None while it does not answer."""
+    shown = subprocess.run([scontrol, "-o", "show", "job", job], capture_output=True, text=True)
+    if shown.returncode and "Invalid job id" not in shown.stderr:
+        return None
+    return {name: value for name, _, value in (word.partition("=") for word in shown.stdout.split())}
 
 
 def _vanish(job: str) -> None:
