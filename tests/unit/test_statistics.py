@@ -398,6 +398,12 @@ def test_kaplan_meier_on_the_remission_data() -> None:
     assert curve.median == 23 and curve.broken == 9 and curve.n == 21
 
 
+def test_the_median_is_the_first_time_at_which_at_most_half_stand() -> None:
+    """Klein & Moeschberger 2003, section 4.5: the smallest t with S(t) <= 1/2 (statsmodels takes S(t) < 1/2)."""
+    assert kaplan_meier(np.array([1, 2, 3, 4]), np.ones(4, bool)).median == 2
+    assert kaplan_meier(np.array([1, 4, 4, 4]), np.array([True, False, False, False])).median is None
+
+
 def test_kaplan_meier_agrees_with_statsmodels() -> None:
     from statsmodels.duration.survfunc import SurvfuncRight
 

@@ -54,9 +54,8 @@ def _measures(evidence: Evidence, runs: list[Run], protocol: str, sources: Sourc
             for run in runs
         },
     }
-    whole = (
-        protocol == "rolling"
-    )  # bytes and words are those of whole documents, and only this protocol scores them whole
+    # Bytes and words are those of whole documents, and only this protocol scores them whole.
+    whole = protocol == "rolling"
     if whole and (size > 0).all():
         bits = bca_ratio(nll / math.log(2), size, **options)
         entry["bits_per_byte"] = number(bits, "bits/byte", rows, **facts)
