@@ -319,7 +319,7 @@ def test_what_a_signal_explains(supervise, tmp_path: Path, word: int | None, ask
 
 
 def fake_scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, state: str = "RUNNING") -> None:
-    """A queue that counts restarts in the file `asked`; only `code` 0 puts a job back."""
+    """Notes requests in `asked` and answers them with `code`; restarts are what the file of that name says; `silent` once."""
     path = folder / "bin" / "scontrol"
     path.parent.mkdir()
     path.write_text(
@@ -349,7 +349,7 @@ def test_on_slurm_the_job_goes_back_into_the_queue(
 
 SNAKEMAKE = """
 import os, subprocess, sys
-program = "import time; from isotone.training import requeue; requeue.WAIT_FOR_KILL = 0.5; requeue.requeue(); exit(75)"
+program = "from isotone.training import requeue; requeue.WAIT_FOR_KILL = 0.5; requeue.requeue(); exit(75)"
 if subprocess.run([sys.executable, "-c", program]).returncode:
     os.remove(sys.argv[1])  # as Snakemake does with the results of a job that failed
 """

@@ -36,6 +36,7 @@ def test_a_closed_or_unwritable_board_is_quiet(tmp_path: Path) -> None:
     writer.restart(0)
     writer.scalars(1, {"loss": 1.0})
     writer.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and not (tmp_path / "file").read_text()
 
 
 def rows(history: History, steps: range) -> None:

@@ -15,6 +15,7 @@ import yaml
 from isotone.commands import Check, Verdict
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
+from isotone.slurm import fields
 
 TRAINING = ("train_baseline", "train_monotonic", "pretrain")
 MINUTES = re.compile(r"^\s*(\d+)")
@@ -98,13 +99,12 @@ def grace(study: Study, partitions: Collection[str]) -> Verdict:
     wait = re.search(r"KillWait\s*=\s*(\d+)", said("config"))
     if wait is None:
         return "yellow", "the cluster does not tell its KillWait"
-    lines = [line for line in said("partition").splitlines() if "PartitionName=" in line]
     used = [
-        line
-        for line in lines
-        if (line.split("PartitionName=")[1].split()[0] in partitions if partitions else "Default=YES" in line)
+        found
+        for found in map(fields, said("partition").splitlines())
+        if (found.get("PartitionName") in partitions if partitions else found.get("Default") == "YES")
     ]
-    graces = [int(match[1]) for line in used if (match := re.search(r"GraceTime=(\d+)", line))]
+    graces = [int(found["GraceTime"]) for found in used if found.get("GraceTime", "").isdigit()]
     known = int(wait[1]) + min(graces, default=0)
     words = f"the cluster gives {known} s between signal and kill, operation.grace says {study.operation.grace:.0f} s"
     return ("yellow", f"{words}. Set it to {known} or less.") if known < study.operation.grace else ("green", words)

@@ -25,6 +25,7 @@ import yaml
 from isotone.commands.slurm_queue import own_jobs
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, read_json
+from isotone.slurm import fields
 from isotone.training.identity import state_root
 
 STUDY = Path("profiles/slurm/drill.yaml")
@@ -78,7 +79,7 @@ def _site(profile: Json) -> None:
     config = dict(re.findall(r"^(\w+)\s*= (.*)$", _asked("scontrol", "show", "config"), re.M))
     defaults = profile.get("default-resources") or {}
     partition = str(defaults.get("slurm_partition", "")) if isinstance(defaults, dict) else ""
-    shown = dict(re.findall(r"(\w+)=(\S+)", _asked("scontrol", "show", "partition", partition) if partition else ""))
+    shown = fields(_asked("scontrol", "show", "partition", partition) if partition else "")
     expire = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
     _say(f"Slurm {config.get('SLURM_VERSION', '?')}, partition {partition or '(default)'}:")
     _say(f"  preemption: {config.get('PreemptType', '?')}, mode {shown.get('PreemptMode', '?')}")

@@ -10,6 +10,8 @@ import time
 
 import psutil
 
+from isotone.slurm import fields
+
 WAIT_FOR_KILL = 60.0  # seconds that Slurm may take to end a requeued job
 
 
@@ -44,7 +46,7 @@ def _job(scontrol: str, job: str) -> dict[str, str] | None:
     shown = subprocess.run([scontrol, "-o", "show", "job", job], capture_output=True, text=True)
     if shown.returncode and "Invalid job id" not in shown.stderr:
         return None
-    return {name: value for name, _, value in (word.partition("=") for word in shown.stdout.split())}
+    return fields(shown.stdout)
 
 
 def _vanish(job: str) -> None:
