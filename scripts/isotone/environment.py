@@ -6,6 +6,7 @@ they read these variables once, at import.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 PACKAGES = ["torch", "transformers", "tokenizers", "datasets", "numpy", "pandas", "scipy", "safetensors", "gguf"]
 
 
@@ -47,6 +49,20 @@ def prepare(*, offline: bool = True) -> None:
     """Set what the user has not set already; call it before any heavy import."""
     for name, value in variables(offline=offline).items():
         os.environ.setdefault(name, value)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what is freed instead of handing it back and faulting it in again, page by page.
+
+    The values are where glibc's own adaptation ends once a program has freed 32 MiB at once, as
+    training does. Scoring never does: with a vocabulary of 50,304 it lost a fifth of its time.
+
+    Returns:
+        whether it took effect; other C libraries have no such setting.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, 32 << 20) and mallopt(M_TRIM_THRESHOLD, 64 << 20))
 
 
 def deterministic(seed: int, threads: int = 1) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 
@@ -29,6 +30,28 @@ def test_what_the_user_set_stays(monkeypatch):
     assert os.environ["PYTHONHASHSEED"] == "7" and os.environ["HF_HUB_OFFLINE"] == "0"
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert "HF_HUB_OFFLINE" not in environment.variables(offline=False)
+
+
+def faults_of_tiles(*, prepared: bool) -> int:
+    """Page faults of a program that takes and frees 4 MiB a hundred times, as scoring does."""
+    code = f"""
+import resource
+from isotone import environment
+if {prepared}:
+    environment.prepare()
+import numpy as np
+def round(): a, b = np.ones(1 << 18), np.ones(1 << 18)
+for _ in range(3): round()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(100): round()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept():
+    assert faults_of_tiles(prepared=True) < 100 < 10_000 < faults_of_tiles(prepared=False)
 
 
 @pytest.mark.parametrize("module", LIGHT)

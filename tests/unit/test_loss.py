@@ -91,6 +91,19 @@ def test_bf16_hidden_states_give_a_right_mean() -> None:
     assert weight.grad.dtype == torch.float32
 
 
+def test_a_token_that_the_head_excludes_costs_no_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden_ND, weight_VD = torch.randn(5, 8, generator=generator), torch.randn(40, 8, generator=generator)
+    bias_V = torch.zeros(40)
+    bias_V[::4] = -1e9
+    targets_N = torch.tensor([1, 2, 3, 5, 39])
+    expected_N = functional.cross_entropy(
+        hidden_ND.double() @ weight_VD.double().T + bias_V, targets_N, reduction="none"
+    )
+    found_N = token_nll(hidden_ND, weight_VD, targets_N, bias=bias_V, columns=8)
+    torch.testing.assert_close(found_N.double(), expected_N, rtol=1e-5, atol=1e-5)
+
+
 def test_logits_of_huge_size_stay_finite() -> None:
     hidden, weight = torch.full((4, 2), 300.0), torch.tensor([[300.0, 300.0], [0.0, 0.0], [-300.0, -300.0]])
     loss = summed_loss(hidden, Head(weight), torch.tensor([0, 0, 0, 0]))

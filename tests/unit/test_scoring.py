@@ -83,6 +83,24 @@ def test_batch_order_and_padding_change_nothing():
         assert total == pytest.approx(float(plain_nll(model, window.inputs, window.targets).sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize("batch", [0, 4])
+def test_passes_stay_within_memory_and_almost_without_padding(monkeypatch, batch):
+    scorer = Scorer(zoo.tiny("gpt_neox"), 0, batch=batch)
+    monkeypatch.setattr(scorer, "tokens", 300)
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(1, zoo.VOCABULARY, size=size) for size in [59] * 23 + [4] * 30 + list(range(20, 59))]
+    windows = [Window(ids[:-1], ids[1:]) for ids in texts]
+    passes, heads = [], []
+    forward, head = models.hidden_states, scorer.rows_nll
+    monkeypatch.setattr(models, "hidden_states", lambda model, ids: passes.append(ids) or forward(model, ids))
+    monkeypatch.setattr(scorer, "rows_nll", lambda rows, targets: heads.append(len(rows)) or head(rows, targets))
+    scorer.windows(windows)
+    assert sum(len(ids) for ids in passes) == len(windows) and len(passes) > len(heads)
+    assert max(ids.numel() for ids in passes) <= 300 and max(heads) <= 300
+    assert 4 <= max(len(ids) for ids in passes) <= (batch or 300 // 3)
+    assert all(ids.numel() <= 1.05 * ids.count_nonzero() for ids in passes)
+
+
 def test_texts_of_equal_length_are_bitwise_the_same_in_any_batch():
     model, ids = zoo.tiny("gpt_neox"), zoo.random_ids(9, 32)
     assert torch.equal(Scorer(model, 0, batch=1).texts(ids), Scorer(model, 0, batch=8).texts(ids))

@@ -22,7 +22,7 @@ from isotone import loss, models
 from isotone.errors import ConfigurationError
 
 Result = TypeVar("Result")
-COLUMNS = 2048  # tokens of a tile of logits
+COLUMNS = 1024  # tokens of a tile of logits
 TILE = 1 << 19  # logits of a tile: 2 MiB stay in a core's cache; fewer rows would read the head's weights too often
 ACTIVATION_BYTES = 64 << 20  # hidden states of one forward pass, all temporaries together
 STRIDE = 16  # flips whose unchanged fronts end in the same stride are scored together
@@ -73,14 +73,14 @@ class Scorer:
         vocabulary, width = self.weight_VD.shape
         self.rows = TILE // min(vocabulary, COLUMNS)
         inner = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None) or 4 * width
-        self.token_bytes = 4 * (12 * width + 3 * inner)
+        self.tokens = max(1, ACTIVATION_BYTES // (4 * (12 * width + 3 * inner)))
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
 
     # --- batches -------------------------------------------------------------------------------------------------
 
     def fit(self, length: int) -> int:
         """How many sequences of ``length`` tokens one forward pass takes."""
-        by_memory = max(1, ACTIVATION_BYTES // (self.token_bytes * length))
+        by_memory = max(1, self.tokens // length)
         return min(self.batch, by_memory) if self.batch else by_memory
 
     def check_length(self, length: int, what: str) -> None:
@@ -96,7 +96,8 @@ class Scorer:
         """Summed NLL of each window's targets, nats, float64, in the order given.
 
         Windows are sorted by length, so that almost nothing is padded; padding stands on the
-        right, where a causal model cannot see it.
+        right, where a causal model cannot see it. The head takes the rows of several batches
+        at once, since it reads its weights anew for every call.
         """
         totals = np.zeros(len(windows))
         order = sorted(range(len(windows)), key=lambda index: (-len(windows[index].inputs), index))
@@ -108,31 +109,48 @@ class Scorer:
 
     def _groups(self, order: list[int], windows: Sequence[Window]) -> Iterable[list[int]]:
         group: list[int] = []
-        longest = tokens = 0
+        tokens = 0
         for index in order:
             length = len(windows[index].inputs)
-            if group and (len(group) >= self.fit(longest) or longest * (len(group) + 1) > PADDING * (tokens + length)):
+            if group and tokens + length > self.tokens:
                 yield group
-                group, longest, tokens = [], 0, 0
+                group, tokens = [], 0
             group.append(index)
-            longest, tokens = max(longest, length), tokens + length
+            tokens += length
         if group:
             yield group
 
+    def _batches(self, windows: Sequence[Window]) -> Iterable[list[Window]]:
+        batch: list[Window] = []
+        longest = tokens = 0
+        for window in windows:
+            length = len(window.inputs)
+            if batch and (len(batch) >= self.fit(longest) or longest * (len(batch) + 1) > PADDING * (tokens + length)):
+                yield batch
+                batch, longest, tokens = [], 0, 0
+            batch.append(window)
+            longest, tokens = max(longest, length), tokens + length
+        yield batch
+
     @torch.inference_mode()
     def _score_windows(self, windows: Sequence[Window]) -> list[float]:
-        longest = max(len(window.inputs) for window in windows)
-        inputs_BS = np.zeros((len(windows), longest), np.int64)
-        scored_BS = np.zeros((len(windows), longest), bool)
-        for row, window in enumerate(windows):
+        hidden_ND = torch.cat([self._scored_rows(batch) for batch in self._batches(windows)])
+        targets_N = torch.from_numpy(np.concatenate([window.targets for window in windows]).astype(np.int64))
+        nll_N = self.rows_nll(hidden_ND, targets_N.to(self.device))
+        parts = np.split(nll_N.double().cpu().numpy(), np.cumsum([len(window.targets) for window in windows])[:-1])
+        return [float(part.sum()) for part in parts]
+
+    def _scored_rows(self, batch: Sequence[Window]) -> Tensor:
+        """Hidden states of the positions that predict targets, one window behind the other: ``[N, D]``."""
+        longest = max(len(window.inputs) for window in batch)
+        inputs_BS = np.zeros((len(batch), longest), np.int64)
+        scored_BS = np.zeros((len(batch), longest), bool)
+        for row, window in enumerate(batch):
             end = len(window.inputs)
             inputs_BS[row, :end] = window.inputs
             scored_BS[row, end - len(window.targets) : end] = True
         hidden_BSD = models.hidden_states(self.model, torch.from_numpy(inputs_BS).to(self.device))
-        targets_N = torch.from_numpy(np.concatenate([window.targets for window in windows]).astype(np.int64))
-        nll_N = self.rows_nll(hidden_BSD[torch.from_numpy(scored_BS).to(self.device)], targets_N.to(self.device))
-        parts = np.split(nll_N.double().cpu().numpy(), np.cumsum([len(window.targets) for window in windows])[:-1])
-        return [float(part.sum()) for part in parts]
+        return hidden_BSD[torch.from_numpy(scored_BS).to(self.device)]
 
     def rows_nll(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """NLL of each row, nats, fp32; differentiable with respect to ``hidden_ND``."""
