@@ -1,0 +1,111 @@
+"""The search by itself: what lives on, what is remembered, what the budget forbids."""
+
+from __future__ import annotations
+
+import attack_zoo as az
+import numpy as np
+import pytest
+from isotone.attacks import gcg, hotflip
+from isotone.attacks.documents import Document
+from isotone.attacks.hotflip import GradientProposals
+from isotone.attacks.objective import Ledger
+from isotone.attacks.proposals import Flip
+from isotone.attacks.search import Plan, Position, State, search
+
+TEXT = Document("text", np.full(6, 9), np.arange(1, 5))
+
+
+class Script:
+    """Proposals by step and by the positions that have changed; remembers who asked."""
+
+    def __init__(self, lines: dict[tuple[int, ...], list[Flip]]) -> None:
+        self.lines, self.asked = lines, []
+
+    def __call__(self, asking, ledgers):
+        changed = [tuple(np.flatnonzero(position.state.ids != position.document.ids)) for position in asking]
+        self.asked.append(sorted(changed))
+        return [self.lines.get(places, []) for places in changed]
+
+
+def test_a_beam_keeps_what_is_better_than_its_worst():
+    rises = {(1, 1): 5.0, (2, 1): 3.0, (3, 1): 1.0, (3, 2): -3.0, (4, 1): 0.4}
+    first = [Flip(1, 1), Flip(2, 1), Flip(3, 1)]
+    script = Script({(): first, (1,): [Flip(3, 2)], (2,): [Flip(4, 1)]})
+    [trace] = search(az.Additive(rises), [TEXT], script, Plan(flips=3, steps=3, beam=2))
+    # J is the rise over the tokens that are left: 5/5, 3/5 and 1/5; then 2/4 and 3.4/4, of which 3.4/4 beats 3/5.
+    assert script.asked == [[()], [(1,), (2,)], [(2, 4)]]
+    assert [state.damage for state in trace.best] == pytest.approx([0.0, 1.0, 1.0, 1.0])
+    narrow = Script(script.lines)
+    search(az.Additive(rises), [TEXT], narrow, Plan(flips=3, steps=3))
+    assert narrow.asked == [[()], [(1,)]]
+
+
+def test_with_more_flips_allowed_the_best_is_never_less():
+    script = Script({(): [Flip(2, 1)], (2,): [Flip(3, 1)]})
+    [trace] = search(az.Additive({(2, 1): 4.0, (3, 1): -1.0}), [TEXT], script, Plan(flips=3, steps=3))
+    assert [state.damage for state in trace.best] == pytest.approx([0.0, 0.8, 0.8, 0.8])
+    assert [len(state.order) for state in trace.best] == [0, 1, 1, 1]
+    assert trace.spent[0].forward_tokens < trace.spent[1].forward_tokens == trace.spent[3].forward_tokens
+    assert trace.ledger.forward_tokens > trace.spent[3].forward_tokens  # the second flip was scored in vain
+
+
+def test_a_right_prediction_of_the_sum_is_a_right_prediction_of_j():
+    rises = {(1, 1): 4.0, (2, 1): 3.0}
+    script = Script({(): [Flip(1, 1, 4.0)], (1,): [Flip(2, 1, 3.0)]})
+    [trace] = search(az.Additive(rises), [TEXT], script, Plan(flips=2, steps=2))
+    assert trace.best[2].predicted == pytest.approx([4 / 5, 7 / 4 - 4 / 5])
+    assert trace.best[2].exact == pytest.approx(trace.best[2].predicted)
+    assert trace.tried == [
+        pytest.approx(pair) for pair in zip(trace.best[2].predicted, trace.best[2].exact, strict=True)
+    ]
+
+
+def test_a_remembered_flip_is_no_prediction():
+    manifest, objective = az.manifest(3, shorten=0), az.objective()
+    propose = GradientProposals(objective, manifest.vocabulary, 8)
+    for trace in hotflip.greedy(objective, manifest.test, propose, flips=3):
+        assert len(trace.tried) == len(trace.seen) < trace.ledger.candidates
+
+
+def test_the_best_quarter_of_what_was_measured_is_tried_again():
+    propose = GradientProposals(az.objective(), az.manifest(1).vocabulary, 8)
+    ids = TEXT.ids.copy()
+    ids[4] = 8
+    seen = {(1, 5): 0.1, (2, 6): 0.3, (3, 7): 0.2, (4, 8): 0.4, (2, 9): 0.5}
+    position = Position(TEXT, State(ids, [4], np.zeros(6), 0.4), np.zeros(6), np.array([1, 2, 3]), 1, 0, seen)
+    found = propose._remembered(position)
+    # Position 4 is closed, token 9 stands at position 2; gains are sums over the five tokens that are left.
+    assert found == [Flip(2, 6, pytest.approx(1.5), True), Flip(3, 7, pytest.approx(1.0), True)]
+
+
+def test_crossed_gradients_compare_the_source_with_itself():
+    manifest, target, source = az.manifest(2, shorten=0), az.objective(), az.objective(seed=1)
+    document = manifest.test[0]
+    clean = {"target": target.scores(document.ids[None])[0], "source": source.scores(document.ids[None])[0]}
+
+    def gains(under, **options):
+        state = State(document.ids, [], clean[under], 0.0)
+        position = Position(document, state, clean[under], document.eligible, 0, 0)
+        propose = GradientProposals(source, manifest.vocabulary, 4, **options)
+        [(_, gain)] = propose.tables([position], {document.name: Ledger()}, 3)
+        return gain
+
+    own = gains("source")
+    np.testing.assert_array_equal(gains("target", clean={document.name: clean["source"]}), own)
+    assert np.abs(gains("target") - own).max() > 0.1  # the losses of two models would be compared
+
+
+def test_gcg_never_asks_beyond_its_budget():
+    manifest, objective = az.manifest(3, shorten=0), az.objective()
+    sampled = gcg.SampledProposals(GradientProposals(objective, manifest.vocabulary, 8), 16, 8, 0)
+    asked = []
+
+    def propose(asking, ledgers):
+        asked.extend(asking)
+        return sampled(asking, ledgers)
+
+    gcg.gcg(objective, manifest.test, propose, flips=2, iterations=8)
+    counts = [np.flatnonzero(position.state.ids != position.document.ids).tolist() for position in asked]
+    assert {len(places) for places in counts} == {0, 1, 2}
+    for position, places in zip(asked, counts, strict=True):
+        assert position.open.tolist() == (places if len(places) == 2 else position.document.eligible.tolist())
