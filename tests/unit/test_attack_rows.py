@@ -1,0 +1,67 @@
+"""A row of an attack against numbers computed by hand from the model's own logits."""
+
+from __future__ import annotations
+
+import attack_zoo as az
+import numpy as np
+import pytest
+import torch
+from isotone.attacks import measure
+from isotone.attacks.objective import Ledger
+from isotone.attacks.proposals import with_saturation
+from isotone.attacks.search import State, Trace
+
+
+def log_probabilities(model, ids: np.ndarray) -> np.ndarray:
+    """Of the next token behind the prefix 0 and each token but the last: ``[T, V]``."""
+    inputs = torch.tensor([[0, *ids[:-1].tolist()]])
+    return model(input_ids=inputs).logits[0].double().log_softmax(-1).detach().numpy()
+
+
+def row_of(objective, document, ids, order) -> dict:
+    start, final = State(document.ids, [], np.zeros(0), 0.0), State(ids, order, np.zeros(0), 0.0)
+    spent = [Ledger(7), Ledger(30)]
+    trace = Trace(document, np.zeros(0), [start, final], spent, Ledger(90, 9, 4))
+    [row] = measure.rows(objective, [trace], attack="hotflip", variant="greedy", pieces=[str(i) for i in range(400)])
+    return row
+
+
+def test_a_row_is_what_the_logits_say():
+    objective = az.objective()
+    [document] = az.documents(1, length=24)
+    ids = document.ids.copy()
+    ids[[5, 11]] = [200, 201]
+    row = row_of(objective, document, ids, [11, 8, 5])  # position 8 changed and changed back
+    before, after = (log_probabilities(objective.scorer.model, text) for text in (document.ids, ids))
+    places = np.arange(24)
+    clean, nll = -before[places, document.ids], -after[places, ids]
+    kept = ids == document.ids
+    assert row["clean_nll"] == pytest.approx(clean.mean(), rel=1e-5)
+    for name, mask in (("J", kept), ("self", ~kept), ("total", kept | True)):
+        assert row[name] == pytest.approx((nll - clean)[mask].mean(), rel=1e-4, abs=1e-6)
+        assert row["curve"][1][name] == row[name] and row["curve"][0][name] == 0
+    assert row["self_nll"] == pytest.approx(nll[~kept].mean(), rel=1e-5)
+    assert row["kl"] == pytest.approx((np.exp(before) * (before - after)).sum(-1)[kept].mean(), rel=1e-3, abs=1e-7)
+    assert row["top1_agreement"] == pytest.approx((before.argmax(-1) == after.argmax(-1))[kept].mean())
+    assert row["reference_degradation"] == pytest.approx((nll - clean).mean() / clean.mean(), rel=1e-4)
+    assert [(flip["position"], flip["old"], flip["new"]) for flip in row["flips"]] == [
+        (11, document.ids[11], 201),
+        (5, document.ids[5], 200),
+    ]
+    assert [point["forward_tokens"] for point in row["curve"]] == [7, 30] and row["ledger"]["forward_tokens"] == 90
+
+
+@pytest.mark.parametrize(("rise", "success"), [(0.9, False), (3.5, False), (3.7, True)])
+def test_success_of_the_first_study_is_a_relative_rise_above_15_percent(rise, success):
+    [document] = az.documents(1, length=12)
+    ids = document.ids.copy()
+    ids[3] = 200
+    row = row_of(az.Additive({(3, 200): rise}), document, ids, [3])  # the clean sum is 24 nats, of which 15 % are 3.6
+    assert row["reference_success"] is success
+
+
+def test_first_order_gains_are_shrunk_to_half_the_spread_of_the_credit():
+    gain, nll, surprise = np.array([[4.0, 1.0], [-4.0, -6.0]]), np.array([0.0, 0.0, 2.0, 0.0]), np.full(4, 5.0)
+    found = with_saturation(gain, np.array([0, 1]), nll, nll, np.ones(4, bool), surprise)
+    # Credits are 5 and 3, of spread 1; the spread of the best gains is 4, so gains count an eighth.
+    np.testing.assert_allclose(found, [[5.5, 5.125], [2.5, 2.25]])
