@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from isotone.attacks import measure
-from isotone.attacks.objective import Ledger
-from isotone.attacks.proposals import with_saturation
+from isotone.attacks.objective import Ledger, check_numbers, damage
+from isotone.attacks.proposals import random_flips, with_saturation
 from isotone.attacks.search import State, Trace
+from isotone.errors import ConfigurationError
 
 
 def log_probabilities(model, ids: np.ndarray) -> np.ndarray:
@@ -58,6 +59,32 @@ def test_success_of_the_first_study_is_a_relative_rise_above_15_percent(rise, su
     ids[3] = 200
     row = row_of(az.Additive({(3, 200): rise}), document, ids, [3])  # the clean sum is 24 nats, of which 15 % are 3.6
     assert row["reference_success"] is success
+
+
+def test_a_first_token_that_is_not_scored_counts_nowhere():
+    objective = az.objective(prefix=None)
+    [document] = az.documents(1, length=12)
+    ids = document.ids.copy()
+    ids[4] = 200
+    row = row_of(objective, document, ids, [4])
+    nll, clean = (objective.scores(text[None])[0] for text in (ids, document.ids))
+    kept = np.delete(np.arange(12), [0, 4])
+    assert row["tokens"] == 11 and row["J"] == pytest.approx((nll - clean)[kept].mean(), abs=1e-6)
+    assert damage(nll[None], clean[None], objective.counts(ids != document.ids)[None])[0] == pytest.approx(row["J"])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_no_number_names_its_document(value):
+    nll = np.ones((3, 4))
+    check_numbers(nll, ["a", "b", "c"])
+    nll[1, 2] = value
+    with pytest.raises(ConfigurationError, match='"b" has a loss that is not a number'):
+        check_numbers(nll, ["a", "b", "c"])
+
+
+def test_chance_never_draws_the_token_that_stands_there():
+    flips = random_flips(np.random.default_rng(0), np.full(5, 7), np.array([1, 2, 3]), np.array([7, 8]), 40)
+    assert {flip.token for flip in flips} == {8} and {flip.position for flip in flips} == {1, 2, 3}
 
 
 def test_first_order_gains_are_shrunk_to_half_the_spread_of_the_credit():

@@ -68,6 +68,12 @@ def test_planted_order_is_found_and_nulls_stay_at_one_half():
     assert summary["test_chains"] == len(rows) and summary["unmatched_pairs"] == 6 * len(rows) - summary["test_pairs"]
 
 
+def test_a_tie_is_half_a_success():
+    states = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    directions = np.array([[1.0, 0.0]])
+    assert order.shares(states, [(0, 1), (1, 2), (2, 3)], directions) == pytest.approx((1 + 0.5 + 0) / 3)
+
+
 def test_probes_see_training_chains_only():
     rows, found = rows_with(3.0)
     test = [index for index, chain in enumerate(found) if chain.part == "test"]
