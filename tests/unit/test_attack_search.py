@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import attack_zoo as az
 import numpy as np
 import pytest
-from isotone.attacks import gcg, hotflip
+from isotone.attacks import gcg, hotflip, run, transfer
 from isotone.attacks.documents import Document
 from isotone.attacks.hotflip import GradientProposals
 from isotone.attacks.objective import Ledger
 from isotone.attacks.proposals import Flip
+from isotone.attacks.query import RandomProposals
 from isotone.attacks.search import Plan, Position, State, search
+from isotone.attacks.universal import effort_of
 
 TEXT = Document("text", np.full(6, 9), np.arange(1, 5))
 
@@ -109,3 +113,48 @@ def test_gcg_never_asks_beyond_its_budget():
     assert {len(places) for places in counts} == {0, 1, 2}
     for position, places in zip(asked, counts, strict=True):
         assert position.open.tolist() == (places if len(places) == 2 else position.document.eligible.tolist())
+
+
+def test_crossed_gradients_are_the_sources_and_scores_the_targets(monkeypatch):
+    manifest = az.manifest(2, shorten=0)
+    target, source = (az.context(az.objective(seed=seed), manifest) for seed in (0, 1))
+    taken = []
+    monkeypatch.setattr(target.objective, "slopes", None)  # calling it is an error
+    slopes = source.objective.slopes
+    monkeypatch.setattr(source.objective, "slopes", lambda *given: taken.append(1) or slopes(*given))
+    rows = transfer.crossed(target, source, manifest.test)
+    assert taken and [row["document"] for row in rows] == [document.name for document in manifest.test]
+    for row, document in zip(rows, manifest.test, strict=True):
+        assert row["clean_nll"] == pytest.approx(target.objective.scores(document.ids[None]).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"), [("hotflip", "greedy"), ("gcg", "gcg"), ("query", "greedy"), ("random", "best_of_n")]
+)
+def test_twice_the_effort_is_twice_the_search(name, variant):
+    manifest = az.manifest(1, shorten=0)
+    context = az.context(az.objective(), manifest)
+    tried = [
+        run.ATTACKS[name](replace(context, effort=effort), manifest.test)[variant][0].ledger.candidates
+        for effort in (1, 2)
+    ]
+    assert tried[1] == 2 * tried[0] > 0
+
+
+@pytest.mark.parametrize("name", ["uat", "gcg"])
+def test_twice_the_effort_is_twice_the_iterations_of_a_trigger(name):
+    context = az.context(az.objective(), az.manifest(1))
+    once, twice = (effort_of(name, replace(context, effort=effort)) for effort in (1, 2))
+    assert twice == replace(once, iterations=2 * once.iterations)
+
+
+def test_chance_is_keyed_by_document_rank_and_step():
+    propose = RandomProposals(az.manifest(1).vocabulary, 5, seed=0)
+    state = State(TEXT.ids, [], np.zeros(6), 0.0)
+
+    def flips(name="text", step=0, rank=0):
+        document = Document(name, TEXT.ids, TEXT.eligible)
+        return propose([Position(document, state, np.zeros(6), TEXT.eligible, step, rank)], {})[0]
+
+    draws = [flips(), flips(name="other"), flips(step=1), flips(rank=1)]
+    assert flips() == draws[0] and all(draws[0] != other for other in draws[1:])

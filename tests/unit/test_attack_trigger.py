@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from isotone.attacks.trigger import Slots, TriggerObjective, search_trigger
+from isotone.attacks.universal import trigger_rows
 
 LENGTH = 3
 
@@ -26,7 +27,7 @@ class Recorder:
 
     def search(self, propose, iterations: int = 6):
         tokens = az.vocabulary(self.documents)
-        return search_trigger(self.target, propose, tokens, restart=0, iterations=iterations, batch=2, seed=0)
+        return search_trigger(self.target, propose, tokens, restart=0, iterations=iterations, batch=2, seed=3)
 
 
 def slots(recorder: Recorder, count: int = 6) -> Slots:
@@ -62,7 +63,7 @@ def test_a_variant_that_is_worse_on_the_batch_is_not_confirmed():
     recorder = Recorder()
     start = recorder.search(slots(recorder), iterations=0)
 
-    options = np.random.default_rng(0).choice(az.vocabulary(recorder.documents).allowed, size=(50, LENGTH))
+    options = np.random.default_rng(0).choice(az.vocabulary(recorder.documents).allowed, size=(300, LENGTH))
     aside = TriggerObjective(recorder.objective, recorder.documents, LENGTH)  # its ledger is not looked at
 
     def worst(trigger, grad, step, generator):
@@ -89,3 +90,27 @@ def test_proposals_change_at_least_one_slot():
         assert (variant != trigger).any()
     single = propose(trigger, grad, 0, generator)[-1]
     assert (single != trigger).sum() == 1
+
+
+@pytest.mark.parametrize("prefix", [0, None])
+def test_the_row_of_a_trigger_is_what_the_losses_say(prefix):
+    objective, [document] = az.objective(prefix=prefix), az.documents(1)
+    ledger = {"forward_tokens": 90, "backward_tokens": 9, "candidates": 4}
+    [row] = trigger_rows(
+        objective,
+        [document],
+        [200, 201, 202],
+        attack="uat",
+        variant="trigger",
+        pieces=[""] * 400,
+        restart=1,
+        ledger=ledger,
+    )
+    clean = objective.scores(document.ids[None])[0]
+    full = objective.scores(np.concatenate([[200, 201, 202], document.ids])[None])[0]
+    first = 0 if prefix == 0 else 1  # without a prefix the first token of each text is not scored
+    assert row["tokens"] == 20 - first and row["ledger"] == ledger
+    assert row["J"] == pytest.approx((full[LENGTH:] - clean)[first:].mean(), abs=1e-6)
+    assert row["self"] == pytest.approx(full[first:LENGTH].mean(), abs=1e-6)
+    assert row["total"] == pytest.approx(full[first:].mean() - clean[first:].mean(), abs=1e-6)
+    assert row["reference_degradation"] == pytest.approx(row["total"] / clean[first:].mean(), abs=1e-6)
