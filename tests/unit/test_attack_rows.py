@@ -10,6 +10,7 @@ from isotone.attacks import measure
 from isotone.attacks.objective import Ledger, check_numbers, damage
 from isotone.attacks.proposals import random_flips, with_saturation
 from isotone.attacks.search import State, Trace
+from isotone.attacks.vocabulary import Vocabulary
 from isotone.errors import ConfigurationError
 
 
@@ -80,6 +81,11 @@ def test_a_loss_that_is_no_number_names_its_document(value):
     nll[1, 2] = value
     with pytest.raises(ConfigurationError, match='"b" has a loss that is not a number'):
         check_numbers(nll, ["a", "b", "c"])
+
+
+def test_the_surprise_of_a_token_is_that_of_add_one_counts():
+    surprise = Vocabulary(np.arange(3), ["a", "b", "c"], np.array([6, 0, 1])).unigram_nll()
+    np.testing.assert_allclose(np.exp(-surprise), [0.7, 0.1, 0.2])
 
 
 def test_chance_never_draws_the_token_that_stands_there():
