@@ -1,18 +1,7 @@
-"""Do the tests of the training core have teeth? Each mechanism is disabled in a copy, and a test must fail.
-
-python benchmarks/mutations_training.py [NUMBER ...]
-"""
+"""What `mutations.py` breaks in the training core."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
 CORE = "scripts/isotone/training"
 
 # What is disabled, the file, the text, what stands there instead, the tests that must notice.
@@ -58,34 +47,3 @@ MUTATIONS = [
     ("requeue: what outlives its job ends in the ordinary way", f"{CORE}/requeue.py", "        _vanish(job)", "        pass", "unit/test_training_start.py -k outlives"),
     ("processes: the others may end before the first", f"{CORE}/run.py", "        world.share(None)  #", "        pass  #", "resume/test_elastic.py -k left_word"),
 ]  # fmt: skip
-
-
-def bites(number: int, copy: Path) -> str:
-    """``caught``, ``MISSED`` or why it could not be tried."""
-    _, name, old, new, tests = MUTATIONS[number]
-    path = copy / name
-    text = path.read_text()
-    if text.count(old) != 1:
-        return f"the text stands there {text.count(old)} times"
-    path.write_text(text.replace(old, new))
-    where, *more = tests.split()
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{where}", *more]
-    environment = os.environ | {"PYTHONPATH": f"{copy / 'scripts'}:{copy}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
-    path.write_text(text)
-    return {0: "MISSED", 1: "caught"}.get(done.returncode, f"pytest ended with {done.returncode}: {done.stdout[-300:]}")
-
-
-def main() -> None:
-    chosen = [int(word) for word in sys.argv[1:]] or range(len(MUTATIONS))
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "copy"
-        for name in ("scripts", "tests", "config"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        for number in chosen:
-            print(f"{number:2} {MUTATIONS[number][0]:<55} {bites(number, copy)}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
