@@ -2,6 +2,7 @@
 
     python benchmarks/rolling.py [--documents 6]                with as many rows of the head as Pythia has
     python benchmarks/rolling.py --documents 16 --head 0        with the tokenizer's 2,048
+    python benchmarks/rolling.py --documents 3 --width 512 --layers 6      Pythia-70m's shape, random weights
 
 Both get the same texts and tokenizer, one thread, fp32; the harness at several batch
 sizes, of which its best counts. Rounds alternate; CPU seconds are compared, since
@@ -20,7 +21,7 @@ from isotone.evaluation.perplexity import rolling, score
 from isotone.evaluation.scoring import Scorer
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from small_model import CONTEXT, load
+from small_model import CONTEXT, load, network
 
 
 def ours(scorer, tokenizer, texts):
@@ -47,12 +48,16 @@ def main() -> None:
     parser.add_argument(
         "--head", type=int, default=50304, help="enlarge the head to so many tokens (0: the tokenizer's)"
     )
+    parser.add_argument("--width", type=int, default=0, help="random weights of this width (0: the pretrained model)")
+    parser.add_argument("--layers", type=int, default=4, help="with --width")
     parser.add_argument("--steps", type=int, default=400, help="pretraining steps of the small model")
     options = parser.parse_args()
     keep_freed_memory()  # as every program of a study does; it serves both sides
     torch.set_num_threads(1)
     model, tokenizer, texts = load(options.vocabulary, options.steps)
-    if options.head:
+    if options.width:
+        model = network(options.head or options.vocabulary, options.width, options.layers).eval()
+    elif options.head:
         model.resize_token_embeddings(options.head, mean_resizing=False)
     scorer = Scorer(model, 0)
     long, length = "", 0

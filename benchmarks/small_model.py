@@ -31,6 +31,23 @@ def folder_of(vocabulary: int, steps: int) -> Path:
     return CACHE / f"kjv-{vocabulary}-{steps}"
 
 
+def network(vocabulary: int, width: int, layers: int) -> GPTNeoXForCausalLM:
+    """Random weights, the same every time."""
+    torch.manual_seed(0)
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=vocabulary,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            intermediate_size=4 * width,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=0,
+            eos_token_id=0,
+        )
+    )
+
+
 def pretrain(vocabulary: int, steps: int, width: int = 128, layers: int = 4) -> Path:
     folder = folder_of(vocabulary, steps)
     if (folder / "model.safetensors").exists():
@@ -40,19 +57,7 @@ def pretrain(vocabulary: int, steps: int, width: int = 128, layers: int = 4) -> 
     train, _ = texts()
     tokenizer = train_tokenizer(train, vocabulary, CONTEXT)
     stream = np.array([token for text in train for token in [0, *tokenizer.encode(text, add_special_tokens=False)]])
-    torch.manual_seed(0)
-    model = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            intermediate_size=4 * width,
-            max_position_embeddings=CONTEXT,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
+    model = network(vocabulary, width, layers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     generator, start = np.random.default_rng(0), time.time()
