@@ -34,16 +34,16 @@ def coordinate_ascent(target: TriggerObjective, pool: np.ndarray, draws: int, bu
     everything = list(range(len(target.documents)))
     trigger = generator.choice(pool, size=target.length)
     best, start = float(target.rises(trigger[None], everything)[0]), target.ledger.forward_tokens
-    for slot in itertools.cycle(range(target.length)):
-        for token in generator.choice(pool, size=draws):
-            if target.ledger.forward_tokens - start >= budget:
-                return trigger
-            variant = trigger.copy()
-            variant[slot] = token
-            rise = float(target.rises(variant[None], everything)[0])
-            if rise > best:
-                trigger, best = variant, rise
-    raise AssertionError("a cycle does not end")
+    slots = itertools.cycle(range(target.length))
+    moves = ((slot, token) for slot in slots for token in generator.choice(pool, size=draws))
+    while target.ledger.forward_tokens - start < budget:
+        slot, token = next(moves)
+        variant = trigger.copy()
+        variant[slot] = token
+        rise = float(target.rises(variant[None], everything)[0])
+        if rise > best:
+            trigger, best = variant, rise
+    return trigger
 
 
 def forms(vocabulary: Vocabulary, seed: int) -> dict[str, tuple[np.ndarray, int]]:

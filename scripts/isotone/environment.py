@@ -46,7 +46,7 @@ def variables(*, offline: bool = True) -> dict[str, str]:
 
 
 def prepare(*, offline: bool = True) -> None:
-    """Set what the user has not set already; call it before any heavy import."""
+    """Set the variables that the user has not set already, and `keep_freed_memory`; call it before any heavy import."""
     for name, value in variables(offline=offline).items():
         os.environ.setdefault(name, value)
     keep_freed_memory()

@@ -8,9 +8,7 @@ import pytest
 import torch
 from isotone.attacks import measure
 from isotone.attacks.objective import Ledger, check_numbers, damage
-from isotone.attacks.proposals import random_flips, with_saturation
 from isotone.attacks.search import State, Trace
-from isotone.attacks.vocabulary import Vocabulary
 from isotone.errors import ConfigurationError
 
 
@@ -81,20 +79,3 @@ def test_a_loss_that_is_no_number_names_its_document(value):
     nll[1, 2] = value
     with pytest.raises(ConfigurationError, match='"b" has a loss that is not a number'):
         check_numbers(nll, ["a", "b", "c"])
-
-
-def test_the_surprise_of_a_token_is_that_of_add_one_counts():
-    surprise = Vocabulary(np.arange(3), ["a", "b", "c"], np.array([6, 0, 1])).unigram_nll()
-    np.testing.assert_allclose(np.exp(-surprise), [0.7, 0.1, 0.2])
-
-
-def test_chance_never_draws_the_token_that_stands_there():
-    flips = random_flips(np.random.default_rng(0), np.full(5, 7), np.array([1, 2, 3]), np.array([7, 8]), 40)
-    assert {flip.token for flip in flips} == {8} and {flip.position for flip in flips} == {1, 2, 3}
-
-
-def test_first_order_gains_are_shrunk_to_half_the_spread_of_the_credit():
-    gain, nll, surprise = np.array([[4.0, 1.0], [-4.0, -6.0]]), np.array([0.0, 0.0, 2.0, 0.0]), np.full(4, 5.0)
-    found = with_saturation(gain, np.array([0, 1]), nll, nll, np.ones(4, bool), surprise)
-    # Credits are 5 and 3, of spread 1; the spread of the best gains is 4, so gains count an eighth.
-    np.testing.assert_allclose(found, [[5.5, 5.125], [2.5, 2.25]])

@@ -86,7 +86,7 @@ def test_batch_order_and_padding_change_nothing():
 @pytest.mark.parametrize("batch", [0, 4])
 def test_passes_stay_within_memory_and_almost_without_padding(monkeypatch, batch):
     scorer = Scorer(zoo.tiny("gpt_neox"), 0, batch=batch)
-    monkeypatch.setattr(scorer, "tokens", 300)
+    monkeypatch.setattr(scorer, "pass_tokens", 300)
     generator = np.random.default_rng(0)
     texts = [generator.integers(1, zoo.VOCABULARY, size=size) for size in [59] * 23 + [4] * 30 + list(range(20, 59))]
     windows = [Window(ids[:-1], ids[1:]) for ids in texts]

@@ -73,14 +73,14 @@ class Scorer:
         vocabulary, width = self.weight_VD.shape
         self.rows = TILE // min(vocabulary, COLUMNS)
         inner = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None) or 4 * width
-        self.tokens = max(1, ACTIVATION_BYTES // (4 * (12 * width + 3 * inner)))
+        self.pass_tokens = max(1, ACTIVATION_BYTES // (4 * (12 * width + 3 * inner)))
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
 
     # --- batches -------------------------------------------------------------------------------------------------
 
     def fit(self, length: int) -> int:
         """How many sequences of ``length`` tokens one forward pass takes."""
-        by_memory = max(1, self.tokens // length)
+        by_memory = max(1, self.pass_tokens // length)
         return min(self.batch, by_memory) if self.batch else by_memory
 
     def check_length(self, length: int, what: str) -> None:
@@ -112,7 +112,7 @@ class Scorer:
         tokens = 0
         for index in order:
             length = len(windows[index].inputs)
-            if group and tokens + length > self.tokens:
+            if group and tokens + length > self.pass_tokens:
                 yield group
                 group, tokens = [], 0
             group.append(index)
