@@ -43,8 +43,14 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path, pattern: str = "**/*") -> str:
-    """SHA-256 over the relative names and bytes of a folder's files."""
+    """SHA-256 over the relative names and bytes of a folder's files.
+
+    Raises:
+        InputOutputError: if there is none; nothing would have a digest like any other.
+    """
     files = sorted(path for path in Path(folder).glob(pattern) if path.is_file())
+    if not files:
+        raise InputOutputError(f"{folder} holds no {pattern}: it is missing or not whole. Run the step that makes it again.")
     return digest_of([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 
 

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import shutil
 import signal
 import sys
 import time
@@ -33,24 +34,34 @@ REMOVALS = {"os.remove", "os.rmdir"}
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the ``number``-th file operation on a path that contains ``where``.
+    """What happens at the ``number``-th file operation on a path that contains one of ``where``.
 
     Attributes:
-        kind: ``kill`` (SIGKILL to itself), ``full`` (ENOSPC from then on), ``full_once``; ``count`` and
-            ``full_count`` only count.
+        kind: ``kill`` (SIGKILL to itself), ``full`` (ENOSPC from then on), ``full_once``, ``remove`` (the run's
+            outputs vanish, as when Snakemake removes them); ``count`` and ``full_count`` only count.
     """
 
     kind: str
     number: int = 0
-    where: str = "checkpoints"
+    where: tuple[str, ...] = ("checkpoints",)
+
+
+def remove_outputs(place: Path) -> None:
+    """What Snakemake does before a job starts and after it failed."""
+    shutil.rmtree(place / "model", ignore_errors=True)
+    for name in ("history.csv", "certificate.json", "train.json"):
+        (place / name).unlink(missing_ok=True)
 
 
 def _install(fault: Fault, log: Path) -> None:
     seen = [0]
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        inside = event in REMOVALS and arguments[1] != -1  # of a tree that is being removed: names alone
-        if event not in OPERATIONS or not (inside or any(fault.where in str(value) for value in arguments[:2])):
+        if event not in OPERATIONS:
+            return
+        # of a tree that is being removed: names alone
+        inside = "checkpoints" in fault.where and event in REMOVALS and arguments[1] != -1
+        if not inside and not any(part in str(value) for part in fault.where for value in arguments[:2]):
             return
         if event == "open" and not (
             isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -63,6 +74,8 @@ def _install(fault: Fault, log: Path) -> None:
             os.write(descriptor, f"{seen[0]} {event}\n".encode())
         elif fault.kind == "kill" and seen[0] == fault.number:
             os.kill(os.getpid(), signal.SIGKILL)
+        elif fault.kind == "remove" and seen[0] == fault.number:
+            remove_outputs(log.parent)
         elif (fault.kind == "full" and seen[0] >= fault.number) or (
             fault.kind == "full_once" and seen[0] == fault.number
         ):

@@ -69,10 +69,14 @@ def _environment(state: Path) -> dict[str, str]:
     return os.environ | {"ISOTONE_STATE": str(state), "OMP_NUM_THREADS": "1"}
 
 
-def test_results_that_cannot_be_written_keep_the_training(case: Case, undisturbed: str) -> None:
-    first = case.start(fault=Fault("full", 1, where="certificate.json"))
+@pytest.mark.parametrize("where", ["finished/.certificate", "case/.model"])
+def test_results_that_cannot_be_written_keep_the_training(
+    study: Study, tmp_path: Path, undisturbed: str, where: str
+) -> None:
+    case = Case(study, tmp_path / "case")
+    first = case.start(fault=Fault("full", 1, where=(where,)))
     assert first.wait() == 74
-    assert "is done and kept" in first.text()
+    assert ("is done and kept" if where.startswith("case") else "make room") in first.text()
     assert not (case.place / "train.json").exists()
     assert case.start().wait() == 0
     assert len(case.events("start")) == 1

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import time
 
-import pytest
-
 from tests.resume.forks import wait_for
-from tests.resume.runs import STEPS, Case, weights
+from tests.resume.runs import Case, weights
 
 STARTS = 50
 
@@ -39,33 +35,6 @@ def test_a_second_start_waits_and_then_finds_the_work_done(case: Case, undisturb
     assert weights(case.place) == undisturbed  # the marker stands again
     assert len(case.events("start")) == 1
     assert case.events("done_before")
-
-
-def test_removed_outputs_of_a_finished_run_are_put_back(case: Case, undisturbed: str) -> None:
-    """Snakemake removes the outputs of a job that was killed just after its training ended."""
-    assert case.start().wait() == 0
-    marker = case.result()
-    shutil.rmtree(case.place / "model")
-    for name in ("history.csv", "certificate.json", "train.json"):
-        os.remove(case.place / name)
-    assert case.start().wait() == 0, case.text()
-    assert len(case.events("start")) == 1 and case.events("done_before")
-    assert weights(case.place) == undisturbed and case.result() == marker
-    assert len(case.history()) == STEPS + 1
-
-
-@pytest.mark.parametrize("harm", ["remove", "damage"])
-def test_a_finished_run_that_cannot_be_put_back_trains_again(case: Case, undisturbed: str, harm: str) -> None:
-    assert case.start().wait() == 0
-    if harm == "remove":
-        shutil.rmtree(case.state / "finished")
-    else:  # the same file under both names
-        (case.place / "model" / "model.safetensors").write_bytes(b"damaged")
-    os.remove(case.place / "train.json")
-    os.remove(case.place / "certificate.json")
-    assert case.start().wait() == 0
-    assert len(case.events("start")) == 2
-    assert weights(case.place) == undisturbed
 
 
 def test_a_stopped_holder_past_its_lease_never_commits(case: Case, undisturbed: str) -> None:

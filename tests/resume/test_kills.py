@@ -131,7 +131,7 @@ def test_a_kill_at_every_file_operation_of_saving_pruning_and_cleaning(
 
 def test_a_kill_during_validation_validates_again(case: Case, undisturbed: str) -> None:
     case.operation = {"save_every_steps": 2}
-    start = case.start(fault=Fault("kill", 1, where="validation/tokens.bin"))
+    start = case.start(fault=Fault("kill", 1, where=("validation/tokens.bin",)))
     assert start.wait() in (0, -signal.SIGKILL)
     assert case.start().wait() == 0, case.text()
     assert weights(case.place) == undisturbed

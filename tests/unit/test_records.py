@@ -72,6 +72,16 @@ def test_folder_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     assert len({first, second, records.folder_digest(tmp_path)}) == 3
 
 
+def test_nothing_has_no_digest(tmp_path: Path):
+    """An empty folder has the digest of every other empty folder: a marker that names it says nothing."""
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputOutputError, match="missing or not whole"):
+            records.folder_digest(folder)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputOutputError, match="missing or not whole"):
+        records.folder_digest(tmp_path, "*.safetensors")
+
+
 def test_rows_round_trip_with_their_schema(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     rows = [{"document": "ä\u2028b", "nll": 1.25}, {"document": "c", "nll": 2.0}]

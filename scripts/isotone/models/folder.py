@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +109,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
 
     The bytes depend on weights, configuration and tokenizer alone: no path of this machine
     goes into config.json.
+
+    Raises:
+        OSError: if it cannot be written.
     """
+    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
     if any(value.dtype != torch.float32 for value in model.parameters()):
@@ -115,6 +121,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
     model.config.name_or_path = ""
     disable_progress_bar()
     with whole_folder(folder) as part:
-        model.save_pretrained(part)
+        try:
+            model.save_pretrained(part)
+        except SafetensorError as error:  # a full disk is told in words only
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from None
+            raise
         if tokenizer is not None:
             tokenizer.save_pretrained(part)

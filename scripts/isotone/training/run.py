@@ -22,7 +22,7 @@ from isotone.training.checkpoints import Store, retained
 from isotone.training.criteria import Judge
 from isotone.training.engine import Engine
 from isotone.training.faults import Ledger
-from isotone.training.finish import best_weights, finish, finished_before
+from isotone.training.finish import best_weights, finish
 from isotone.training.gather import Gatherer
 from isotone.training.gpu import Monitor
 from isotone.training.inputs import Run
@@ -31,6 +31,7 @@ from isotone.training.loop import Loop, Parts, Stopped
 from isotone.training.optimizer import Optimizer
 from isotone.training.outcome import refuse, write_outcome
 from isotone.training.progress import Progress
+from isotone.training.results import clean, deliver, finished_before
 from isotone.training.saver import Saver
 from isotone.training.schedule import Schedule
 from isotone.training.stop import Stop
@@ -92,16 +93,20 @@ def _hold(run: Run, world: World, events: Events, lease: Lease | None) -> None:
     loop: Loop | None = None
     code, message = 0, "finished"
     try:
-        if world.share(lease is not None and finished_before(run.folder, run.outputs)):
+        if world.share(lease is not None and finished_before(run.folder)):
             events("done_before")
-            return
-        if lease:
-            (run.folder / "outcome.json").unlink(missing_ok=True)
-        loop, model, before = _prepare(run, world, events, lease)
-        loop.run()
-        while not best_weights(loop):
+        else:
+            if lease:
+                (run.folder / "outcome.json").unlink(missing_ok=True)
+            loop, model, before = _prepare(run, world, events, lease)
             loop.run()
-        finish(loop, model, run, before)
+            while not best_weights(loop):
+                loop.run()
+            finish(loop, model, run, before)
+        if lease:
+            deliver(run.folder, run.outputs)
+            if not run.operation.keep_state:
+                clean(lease.checkpoints)
     except (IsotoneError, OSError) as error:
         if lease and lease.lost():  # also behind a path that is gone: the state folder is the successor's
             held, lease = lease, None

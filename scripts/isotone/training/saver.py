@@ -94,13 +94,7 @@ class Saver:
     def _save(self, step: int, progress: Json) -> None:
         start = time.monotonic()
         try:
-            try:
-                self._write(step, progress)
-            except OSError as error:
-                if error.errno not in FULL:
-                    raise
-                self._make_room(step, error)
-                self._write(step, progress)
+            self.with_room(step, lambda: self._write(step, progress))
         except OSError as error:
             self.failures += 1
             self.store.event("alarm", what="checkpoint not saved", step=step, error=str(error))
@@ -114,6 +108,20 @@ class Saver:
     def _write(self, step: int, progress: Json) -> None:
         self.before()
         with_patience(lambda: self.store.write(step, self._staging, progress, self.label))
+
+    def with_room(self, step: int, write: Callable[[], None]) -> None:
+        """Write something that follows the checkpoints below ``step``; if the disk is full, old ones go for it.
+
+        Raises:
+            OSError: if that does not help, or the trouble is another.
+        """
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._make_room(step, error)
+            write()
 
     def _make_room(self, step: int, error: OSError) -> None:
         older = [known for known in self.store.steps() if known < step]
