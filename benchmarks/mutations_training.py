@@ -46,4 +46,12 @@ MUTATIONS = [
     ("supervisor: an end without word after a signal is a failure", f"{CORE}/supervisor.py", "if self.asked and (self.distributed or code < 0):", "if False:", "unit/test_training_start.py -k explains"),
     ("requeue: what outlives its job ends in the ordinary way", f"{CORE}/requeue.py", "        _vanish(job)", "        pass", "unit/test_training_start.py -k outlives"),
     ("processes: the others may end before the first", f"{CORE}/run.py", "        world.share(None)  #", "        pass  #", "resume/test_elastic.py -k left_word"),
+    ("results: nothing has a digest", "scripts/isotone/records.py", "if not files:", "if False:", "unit/test_records.py"),
+    ("results: delivered without a look", f"{CORE}/results.py", 'if _digests(outputs) != done["digests"]:', "if False:", "resume/test_results.py -k vanish"),
+    ("results: believed without a look", f"{CORE}/results.py", 'return bool(_digests(kept(folder)) == done["digests"])', "return True", "resume/test_results.py -k cannot"),
+    ("results: kept on the same file system only", f"{CORE}/results.py", "shutil.copyfile(old, new)", "raise", "resume/test_results.py -k another"),
+    ("results: as old as they are", f"{CORE}/results.py", "            os.utime(part)", "            pass", "resume/test_results.py -k put_back"),
+    ("results: the second start leaves checkpoints behind", f"{CORE}/run.py", "clean(lease.checkpoints)", "loop and clean(lease.checkpoints)", "resume/test_results.py -k vanish"),
+    ("results: a full disk is not made room on", f"{CORE}/finish.py", "saver.with_room(loop.progress.step + 1, lambda: save_model(model, tokenizer, made.model))", "save_model(model, tokenizer, made.model)", "resume/test_disk.py -k really"),
+    ("results: a full disk is a fault of the program", "scripts/isotone/models/folder.py", "raise OSError(int(found[1])", "raise RuntimeError(int(found[1])", "resume/test_disk.py -k really"),
 ]  # fmt: skip

@@ -68,7 +68,8 @@ def preemption(lab: Lab, base: Path) -> dict[str, Any]:
     scene = Scene(lab, quiet, quiet_run(quiet, ["baseline"]), base / "preempted", NODES[0])
     driver = scene.drive()
     for step in (50, 150, 250):
-        scene.preempt(scene.at_step(step))
+        with scene.hold(step) as job:
+            scene.preempt(job)
     scene.finish(driver, requeues=3)
     signals, exits, resumes = scene.events("signal"), scene.events("exit"), scene.events("resume")
     rows = lab.say("sacct", "-X", "-D", "-n", "-P", "-j", scene.number, "-o", "Start,End").splitlines()

@@ -66,11 +66,15 @@ class Scene:
         """The last file of the run."""
         return self.folder / MARKER.format(arm=self.arm)
 
+    def on_its_nodes(self, rule: str, extra: str = "") -> str:
+        """The resource that holds a rule's jobs to this scene's nodes."""
+        others = ",".join(node for node in NODES if node not in self.nodes)
+        return f"{rule}:slurm_extra='--open-mode=append --exclude={others} {extra}'"
+
     def drive(self, *options: str, extra: str = "", environment: dict[str, str] | None = None) -> Driver:
         """The study's driver, its jobs held to this scene's nodes."""
-        others = ",".join(node for node in NODES if node not in self.nodes)
         rule = "train_baseline" if self.arm == "baseline" else "train_monotonic"
-        resources = [f"{rule}:slurm_extra='--open-mode=append --exclude={others} {extra}'", f"{rule}:mem_mb=2000"]
+        resources = [self.on_its_nodes(rule, extra), f"{rule}:mem_mb=2000"]
         given = [option for option in options if re.match(r"\w+=", option)]
         rest = [option for option in options if option not in given]
         resources += [f"{rule}:{option}" for option in given]
@@ -108,6 +112,24 @@ class Scene:
         """Wait until the run has come so far; its job."""
         until(f"step {step} in {self.folder}", lambda: self.step() >= step, seconds, every=0.1)
         return self.job()
+
+    @contextmanager
+    def hold(self, step: int, *, until_ended: bool = True) -> Iterator[Job]:
+        """Keep the run at a step, so that no machine is too fast for what is done to it here; its job.
+
+        Args:
+            until_ended: what is done ends the program, and it is held until then.
+        """
+        sign = self.folder / "hold"
+        sign.write_text(str(step))
+        try:
+            job = self.at_step(step)
+            program = Path(f"/proc/{self.pid()}")
+            yield job
+            if until_ended:
+                until(f"the program to end in {self.folder}", lambda: not program.exists(), 600)
+        finally:
+            sign.unlink()
 
     def preempt(self, job: Job) -> None:
         """Take the node away until the job is out, then give it back."""

@@ -14,7 +14,8 @@ from tests.slurm.scene import Scene
 def preempted_in_mid_epoch(scene: Scene) -> None:
     scene.arm = "mlp_both"
     driver = scene.drive()
-    scene.preempt(scene.at_step(60))
+    with scene.hold(60) as job:
+        scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert scene.events("signal")[0]["name"] == "SIGTERM"
 
@@ -39,17 +40,18 @@ def preempted_during_a_save(scene: Scene) -> None:
 def preempted_three_times(scene: Scene) -> None:
     driver = scene.drive()
     for step in (50, 150, 250):
-        scene.preempt(scene.at_step(step))
+        with scene.hold(step) as job:
+            scene.preempt(job)
     scene.finish(driver, requeues=3)
 
 
 def grace_shorter_than_a_save(scene: Scene) -> None:
     """No grace but KillWait (10 s), and a save that takes longer: the steps since the last good save are lost, no more."""
     driver = scene.drive("slurm_partition=brief")
-    job = scene.at_step(60)
-    saved = scene.events("save")[-1]["step"]
-    with scene.slow("save", 20):
-        scene.preempt(job)
+    with scene.hold(60) as job:
+        saved = scene.events("save")[-1]["step"]
+        with scene.slow("save", 20):
+            scene.preempt(job)
     scene.finish(driver, requeues=1, lost=None)
     resumed = scene.events("resume")[0]["step"]
     assert saved <= resumed
@@ -57,7 +59,8 @@ def grace_shorter_than_a_save(scene: Scene) -> None:
 
 def requeued_by_an_administrator(scene: Scene) -> None:
     driver = scene.drive()
-    scene.lab.say("scontrol", "requeue", scene.at_step(60).number)
+    with scene.hold(60) as job:
+        scene.lab.say("scontrol", "requeue", job.number)
     scene.finish(driver, requeues=1)
 
 
@@ -80,15 +83,16 @@ def one_epoch_per_run(scene: Scene) -> None:
 def cancelled_by_the_user(scene: Scene) -> None:
     """The driver sees it and submits again; what was saved on the signal is there."""
     driver = scene.drive()
-    scene.lab.say("scancel", scene.at_step(60).number)
+    with scene.hold(60) as job:
+        scene.lab.say("scancel", job.number)
     scene.finish(driver, requeues=0, retries=1)
     assert scene.lab.states(scene.number) == ["CANCELLED"]
 
 
 def killed_program(scene: Scene) -> None:
     driver = scene.drive()
-    scene.at_step(60)
-    scene.end_program(signal.SIGKILL)
+    with scene.hold(60):
+        scene.end_program(signal.SIGKILL)
     scene.finish(driver, retries=1, lost=None)
 
 
@@ -102,10 +106,10 @@ def over_memory(scene: Scene) -> None:
 def driver_killed(scene: Scene) -> None:
     """Its job goes on; --unlock and the same command: one training at any time, the same bits."""
     first = scene.drive()
-    old = scene.at_step(40)
-    first.kill(signal.SIGKILL)
-    assert Driver(scene.lab, scene.folder, "--configfile", "study.yaml", "--unlock").wait(300) == 0
-    second = scene.drive()
+    with scene.hold(40) as old:
+        first.kill(signal.SIGKILL)
+        assert Driver(scene.lab, scene.folder, "--configfile", "study.yaml", "--unlock").wait(300) == 0
+        second = scene.drive()
     scene.finish(second)
     assert f"Slurm job {old.number} " in second.said
     alive = 0
@@ -117,8 +121,8 @@ def driver_killed(scene: Scene) -> None:
 def driver_terminated(scene: Scene) -> None:
     """SIGTERM: the driver submits nothing more, waits for its jobs and leaves them whole."""
     driver = scene.drive()
-    scene.at_step(40)
-    driver.kill(signal.SIGTERM)
+    with scene.hold(40, until_ended=False):
+        driver.kill(signal.SIGTERM)
     driver.wait()
     again = scene.drive()
     scene.finish(again)
@@ -136,9 +140,9 @@ def two_drivers(scene: Scene) -> None:
 def halted(scene: Scene) -> None:
     """HALT outlasts retries and requeues; removing it lets the same command finish."""
     driver = scene.drive()
-    scene.at_step(60)
     halt = scene.folder / "results/drill/HALT"
-    halt.touch()
+    with scene.hold(60):
+        halt.touch()
     assert driver.wait(900) == 1
     assert "isotone: halted" in driver.said and scene.events("exit")[-1]["code"] == 75
     starts = len(scene.events("start", "resume"))

@@ -66,46 +66,45 @@ def status_of(scene: Scene) -> dict[str, Any]:
 
 def one_node_several_gpus(scene: Scene) -> None:
     driver = scene.drive("gpu=2", "processes=2")
-    job = scene.at_step(60)
-    assert "gres/gpu=2" in scene.lab.say("scontrol", "-o", "show", "job", job.number)
-    seen = status_of(scene)
-    run = next(run for run in seen["runs"] if run["name"] == "baseline/seed-42")
-    assert run["state"] == "running" and run["queue"] == f"running {job.number}" and run["step"] >= 60
-    scene.preempt(job)
+    with scene.hold(60) as job:
+        assert "gres/gpu=2" in scene.lab.say("scontrol", "-o", "show", "job", job.number)
+        seen = status_of(scene)
+        run = next(run for run in seen["runs"] if run["name"] == "baseline/seed-42")
+        assert run["state"] == "running" and run["queue"] == f"running {job.number}" and run["step"] >= 60
+        scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert {event["processes"] for event in scene.events("start", "resume")} == {2}
 
 
 def several_nodes(scene: Scene) -> None:
     driver = scene.drive("mpi='srun'", "nodes=2", "tasks=2", "gres='gpu:1'", "tasks_per_gpu=0", "processes=2")
-    scene.preempt(scene.at_step(60))
+    with scene.hold(60) as job:
+        scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert {event["processes"] for event in scene.events("start", "resume")} == {2}
 
 
 def driver_as_a_job(scene: Scene) -> None:
     """Put back into the queue in the middle, it finds its own lock, ends what it left behind and carries on."""
-    # The rest of the study is not wanted here: the last options name the target.
-    call = [
-        "sbatch",
-        "--parsable",
-        "-A",
-        "lab",
-        "-p",
-        "high",
-        f"--nodelist={scene.nodes[0]}",
-        "profiles/slurm/driver.sbatch",
-    ]
-    options = ["study.yaml", "--until", "train_baseline", "--seconds-between-status-checks", "3"]
+    call = ["sbatch", "--parsable", "-A", "lab", "-p", "high", f"--nodelist={scene.nodes[0]}"]
+    # The rest of the study is not wanted here, nor another scene's node, on which that scene's guest would hit it.
+    options = ["--until", "train_baseline", "--set-resources", scene.on_its_nodes("train_baseline")]
+    options += ["--seconds-between-status-checks", "3"]
     number = subprocess.run(
-        [*call, *options], cwd=scene.folder, env=scene.lab.environment, capture_output=True, text=True, check=True
+        [*call, "profiles/slurm/driver.sbatch", "study.yaml", *options],
+        cwd=scene.folder,
+        env=scene.lab.environment,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
-    scene.at_step(40)
-    scene.lab.say("scontrol", "requeue", number)
+    log = scene.folder / f"isotone-driver-{number}.log"
+    with scene.hold(40):
+        scene.lab.say("scontrol", "requeue", number)
+        until("the orphan to be found", lambda: "left over from an earlier driver" in log.read_text(), 600)
     until("the marker", scene.marker.exists, 600)
-    said = (scene.folder / f"isotone-driver-{number}.log").read_text()
-    assert "left over from an earlier driver" in said
     assert json.loads(scene.marker.read_text())["result"]["weights_sha256"] == scene.expected["baseline"]
+    assert scene.lost() == 0
     scene.lab.say("scancel", number, check=False)
 
 

@@ -147,6 +147,11 @@ def _disturb(driver: subprocess.Popen[bytes], step: int, patience: float) -> Jso
     if _asked("scancel", "--signal=TERM", number):
         raise InputOutputError(f"scancel could not signal job {number}. May you signal your own jobs here?")
     left = _until("the run to save", lambda: _events("exit"), driver, patience)[0]
+    if left["code"] == 0:
+        raise InputOutputError(
+            "The run was done before the signal reached it: this machine is fast. Repeat with --step 1, or with more "
+            f"training.epochs in {STUDY}."
+        )
     saved = datetime.fromisoformat(left["time"]).timestamp()
     _say(f"        saved {saved - sent:.1f} s after the signal, at step {left['step']}; waiting for its return ...")
     back = _until("the run to come back", lambda: _events("resume"), driver, patience)[0]

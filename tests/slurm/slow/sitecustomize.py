@@ -2,7 +2,8 @@
 
 On PYTHONPATH of the jobs (through profiles/slurm/site.sh of the scenario's checkout). Files in the working folder
 steer it: `slow-validation` and `slow-save` hold seconds per batch and per fsync; `validating` and `saving` tell
-that the place is reached. What training computes is untouched.
+that the place is reached. `hold` names a step; a start that reaches it, and did not begin behind it, goes on by a few
+steps a second only. What training computes is untouched.
 """
 
 import os
@@ -23,13 +24,21 @@ def pause(name: str, sign: str) -> None:
     time.sleep(seconds)
 
 
+def held(started: int, step: int) -> bool:
+    """Whether `hold` wants this start to be slow here."""
+    try:
+        return started < int(Path("hold").read_text() or step + 1) <= step
+    except OSError:
+        return False
+
+
 if program and "--until-done" not in sys.orig_argv:
     sys.path.insert(0, str(Path(program).resolve().parent))
     from isotone.data.blocks import Blocks
     from isotone.training.loop import Loop
     from isotone.training.saver import Saver
 
-    validate, batch, write, fsync = Loop._validate, Blocks.batch, Saver._write, os.fsync
+    validate, batch, write, fsync, step = Loop._validate, Blocks.batch, Saver._write, os.fsync, Loop._step
 
     def slow_validate(self: Loop) -> None:
         if self.progress.step == 0:
@@ -49,4 +58,9 @@ if program and "--until-done" not in sys.orig_argv:
         finally:
             os.fsync = fsync
 
-    Loop._validate, Saver._write = slow_validate, slow_write
+    def slow_step(self: Loop) -> None:
+        if held(self._resumed, self.progress.step):
+            time.sleep(0.3)
+        return step(self)
+
+    Loop._validate, Loop._step, Saver._write = slow_validate, slow_step, slow_write
