@@ -50,7 +50,9 @@ def folder_digest(folder: Path, pattern: str = "**/*") -> str:
     """
     files = sorted(path for path in Path(folder).glob(pattern) if path.is_file())
     if not files:
-        raise InputOutputError(f"{folder} holds no {pattern}: it is missing or not whole. Run the step that makes it again.")
+        raise InputOutputError(
+            f"{folder} holds no {pattern}: it is missing or not whole. Run the step that makes it again."
+        )
     return digest_of([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 
 
