@@ -29,6 +29,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ NEEDED = [
     "snakemake",
     "snakemake-executor-plugin-slurm",
 ]
+LEAVING = 120.0  # seconds that a cancelled job may take to save and be gone
 REFUSED = re.compile(r"^isotone: (refused|halted|failed \((?:70|78)\))", re.MULTILINE)
 
 
@@ -168,7 +170,8 @@ def end_orphans(executor: Any, plugin: Any) -> None:
 
     Snakemake's lock tells that the earlier driver is dead or done with them. A training run saves and the new job
     goes on from there. Other studies and other checkouts are left alone: working directory, rule and wildcards
-    must agree. ISOTONE_ORPHANS=keep leaves them running; the runs' own locks then keep order.
+    must agree. They have left before anything is submitted: an orphan's Snakemake removes its outputs at the end,
+    and these are the new job's. ISOTONE_ORPHANS=keep leaves them running; the runs' own locks then keep order.
     """
     wanted = {}
     for job in executor.workflow.dag.needrun_jobs():
@@ -186,8 +189,13 @@ def end_orphans(executor: Any, plugin: Any) -> None:
     for number, state, comment in orphans:
         what = "left running" if keep else "cancelled; its work is kept as far as it was saved"
         executor.logger.warning(f"Slurm job {number} ({state}, {comment}) is left over from an earlier driver: {what}.")
-    if not keep:
-        _said(["scancel", *(number for number, _, _ in orphans)])
+    if keep:
+        return
+    numbers = [number for number, _, _ in orphans]
+    _said(["scancel", *numbers])
+    end = time.monotonic() + LEAVING
+    while _said(["squeue", "-h", "-j", ",".join(numbers), "-o", "%A"]) and time.monotonic() < end:
+        time.sleep(1)
 
 
 def mended(executor_class: type, plugin: Any) -> type:

@@ -117,7 +117,7 @@ def accounting_away_at_submission(lab: Lab, folder: Path) -> None:
 
 
 def orphans(lab: Lab, folder: Path) -> None:
-    """A driver that was killed leaves a job; the next one ends it before it submits its own."""
+    """A driver that was killed leaves a job; the next one submits its own when that has left (SIGTERM is not enough)."""
     first = Driver(lab, folder, "out/a.40")
     old = lab.job(folder)
     until("start", lambda: (folder / "starts").exists())
@@ -126,6 +126,8 @@ def orphans(lab: Lab, folder: Path) -> None:
     assert locked.wait(900) == 1 and "--unlock" in locked.said
     assert Driver(lab, folder, "--unlock").wait(900) == 0
     second = Driver(lab, folder, "out/a.40")
+    until("the second job", lambda: second.said.count("has been submitted") == 2)
+    assert old.number not in [job.number for job in lab.jobs(folder)]
     assert second.wait(900) == 0
     assert f"Slurm job {old.number} (RUNNING, rule_stay_wildcards_a_40) is left over" in second.said
     assert lab.states(old.number) == ["CANCELLED"]
