@@ -1,0 +1,1 @@
+"""Isotone on one GPU: everything that only a GPU can show, in one command (`python -m benchmarks.gpu`)."""
