@@ -22,7 +22,7 @@ from gguf.quants import dequantize
 from isotone.config.data import Model
 from isotone.evaluation.perplexity import llamacpp, score
 from isotone.evaluation.scoring import Scorer
-from isotone.sources.gguf import load_gguf
+from isotone.models.origins.gguf import load_gguf
 from small_model import texts
 
 LARGEST = 1e-3

@@ -26,7 +26,7 @@ def measure(kind: str, rows: int, width: int, vocabulary: int) -> int:
     """Extra bytes at the peak."""
     import torch
     import torch.nn.functional as functional
-    from isotone.loss import Head, summed_loss, token_nll
+    from isotone.models.loss import Head, summed_loss, token_nll
 
     torch.manual_seed(0)
     hidden = torch.randn(rows, width, requires_grad=True)

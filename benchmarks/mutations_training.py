@@ -6,9 +6,9 @@ CORE = "scripts/isotone/training"
 
 # What is disabled, the file, the text, what stands there instead, the tests that must notice.
 MUTATIONS = [
-    ("order: one round of the network less", "scripts/isotone/data/order.py", "ROUNDS = 8", "ROUNDS = 7", "unit/test_order.py"),
+    ("order: one round of the network less", "scripts/isotone/data/sample_order.py", "ROUNDS = 8", "ROUNDS = 7", "unit/test_order.py"),
     ("blocks: the last target of a block is lost", "scripts/isotone/data/blocks.py", "indices[:, None] * self.length", "indices[:, None] * (self.length + 1) % self.count", "unit/test_blocks.py"),
-    ("loss: ignored rows have a gradient", "scripts/isotone/loss.py", "grad_RV.masked_fill_(unscored_R[:, None], 0.0)", "grad_RV", "unit/test_loss.py"),
+    ("loss: ignored rows have a gradient", "scripts/isotone/models/loss.py", "grad_RV.masked_fill_(unscored_R[:, None], 0.0)", "grad_RV", "unit/test_loss.py"),
     ("gradients: mean of leaves' means", f"{CORE}/gather.py", "rows[leaf, 1] = batch.scored_B[part].sum()", "rows[leaf, 1] = size * self.training.length", "unit/test_training_run.py -k scored"),
     ("sum: leaf after leaf instead of a tree", f"{CORE}/world.py", "if not self._partial or self._partial[-1][0] > 1:", "if not self._partial:", "unit/test_training_world.py"),
     ("sum: the leaf that is added second is dropped", f"{CORE}/gather.py", "flat.zero_()\n        rows", "pass\n        rows", "unit/test_training_run.py -k twenty"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from isotone.data.embedded import chapters
+from isotone.data.readers.embedded import chapters
 from isotone.data.tokenizer import train_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 

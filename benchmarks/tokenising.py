@@ -60,7 +60,7 @@ if __name__ == "__main__":
 def make_inputs(folder: Path, megabytes: int) -> tuple[Path, Path]:
     """A tokenizer of the embedded corpus, and its chapters again and again, each time a little different."""
     from isotone.data.document import Document
-    from isotone.data.embedded import chapters
+    from isotone.data.readers.embedded import chapters
     from isotone.data.splits import SplitWriter
     from isotone.data.tokenizer import train_tokenizer
 

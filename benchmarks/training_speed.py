@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as functional
 from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks, TokenSplit
-from isotone.data.order import samples
+from isotone.data.sample_order import samples
 from isotone.training.engine import Engine
 from isotone.training.gather import Gatherer
 from isotone.training.optimizer import Optimizer
 from isotone.training.progress import Progress
 from isotone.training.schedule import Schedule
-from isotone.training.telemetry import Events
+from isotone.training.telemetry.history import Events
 from isotone.training.world import World
 from paired import hardware, interval, seconds
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainingArguments

@@ -14,7 +14,7 @@ from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
-from isotone.preflight import check_study
+from isotone.planning.preflight import check_study
 from isotone.provenance import code_digest
 from isotone.records import canonical_json
 

@@ -40,16 +40,16 @@ def main() -> int:
     """Read, test, write; the marker final_results.json last."""
     options = arguments()
     if options.studies:
-        from isotone.reporting.crossstudy import compare_studies
+        from isotone.reporting.tables.crossstudy import compare_studies
 
         for table in compare_studies(options.studies, options.comparison):
             say(f"{options.comparison / table.name}.csv: {len(table.rows)} rows")
         return errors.DONE
     study = read_study(json.loads(options.settings), "--settings")
-    from isotone.reporting import results
-    from isotone.reporting.cards import write_cards
-    from isotone.reporting.tables import write_tables
-    from isotone.reporting.terminal import terminal_summary
+    from isotone.reporting import final_results as results
+    from isotone.reporting.page.cards import write_cards
+    from isotone.reporting.page.terminal import terminal_summary
+    from isotone.reporting.tables.study import write_tables
 
     document = results.build(study, options.folder, say)
     results.validate(document)

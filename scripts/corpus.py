@@ -20,7 +20,7 @@ def main() -> None:
 
     from isotone.config.data import Data
     from isotone.config.schema import as_mapping, parse
-    from isotone.data.sources import make_corpus
+    from isotone.data.readers.sources import make_corpus
     from isotone.records import whole_folder, write_marker
 
     settings = parse(Data, json.loads(arguments.settings), "corpus.py --settings")

@@ -20,9 +20,9 @@ def main() -> None:
 
     from isotone.config.data import Fetch
     from isotone.config.schema import as_mapping, parse
-    from isotone.data.sources import fetch_data
+    from isotone.data.readers.sources import fetch_data
+    from isotone.models.origins.hub import fetch_model
     from isotone.records import write_marker
-    from isotone.sources.hub import fetch_model
 
     settings = parse(Fetch, json.loads(arguments.settings), "fetch.py --settings")
     start = time.monotonic()

@@ -23,7 +23,7 @@ def main() -> int:
     """Read final_results.json and the histories, draw."""
     options = arguments()
     read_study(json.loads(options.settings), "--settings")
-    from isotone.reporting import results
+    from isotone.reporting import final_results as results
     from isotone.reporting.figures.draw import write_figures
 
     document = results.read(options.folder / "final_results.json")

@@ -51,8 +51,8 @@ def main() -> int | None:
 
     from isotone.constraints import calibration_ids, certify
     from isotone.constraints.capture import calibration_blocks
+    from isotone.controls.make import make_null, mean_nll
     from isotone.models import load_model, load_tokenizer, save_model
-    from isotone.nulls import make_null, mean_nll
 
     environment.deterministic(settings.seed)  # sums depend on the thread count, the solved temperature on sums
     blocks = calibration_blocks(options.validation, settings.blocks * settings.length, settings.length)

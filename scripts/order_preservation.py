@@ -19,7 +19,7 @@ def main() -> int:
     environment.prepare()
     job = parse(OrderJob, json.loads(options.settings), "--settings")
 
-    from isotone.evaluation.order_job import order_preservation
+    from isotone.evaluation.order_preservation_job import order_preservation
 
     environment.deterministic(seed=0)  # random streams carry keys of their own; sums depend on the thread count
     order_preservation(job, options.model, options.rows, options.marker)

@@ -26,8 +26,8 @@ def main() -> int:
     """Render and write."""
     options = arguments()
     read_study(json.loads(options.settings), "--settings")
-    from isotone.reporting import results
-    from isotone.reporting.html import render
+    from isotone.reporting import final_results as results
+    from isotone.reporting.page.html import render
 
     page = render(results.read(options.folder / "final_results.json"), options.folder)
     with whole_file(options.report) as file:

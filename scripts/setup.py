@@ -23,7 +23,7 @@ def _arithmetic(name: str) -> Any:
 def _check_memory(model: Any) -> None:
     """Before a large model is loaded, if its size is known already."""
     import torch
-    from isotone.capacity import check_machine, shape_of
+    from isotone.planning.capacity import check_machine, shape_of
 
     try:
         shape = shape_of(model)
@@ -57,10 +57,10 @@ def main() -> None:
     from isotone.config.schema import as_mapping, parse
     from isotone.data.splits import facts_of, read_documents
     from isotone.models import load_tokenizer, save_model
+    from isotone.models.origins import open_model
+    from isotone.models.origins.causality import prove_causality
+    from isotone.models.origins.facts import check_fit, check_splitter, forward_pass, model_facts
     from isotone.records import folder_digest, write_marker
-    from isotone.sources import open_model
-    from isotone.sources.causality import prove_causality
-    from isotone.sources.facts import check_fit, check_splitter, forward_pass, model_facts
 
     settings = parse(Setup, json.loads(arguments.settings), "setup.py --settings")
     start = time.monotonic()

@@ -22,7 +22,7 @@ import yaml
 from isotone import errors, records
 from isotone.config.schema import as_mapping, merge
 from isotone.config.study import Study, read_study
-from isotone.sweep import Measured, choose
+from isotone.controls.selection import Measured, choose
 
 PROGRAMS = Path(__file__).resolve().parent
 VARIANT = "greedy"

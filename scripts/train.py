@@ -14,8 +14,8 @@ from isotone.config.schema import parse
 from isotone.config.training import Operation, TrainJob
 from isotone.training.identity import identify, state_root
 from isotone.training.inputs import Outputs, Run
-from isotone.training.outcome import check_start
-from isotone.training.supervisor import Supervisor, torchrun
+from isotone.training.supervision.outcome import check_start
+from isotone.training.supervision.supervisor import Supervisor, torchrun
 
 
 def arguments() -> argparse.Namespace:

@@ -56,9 +56,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a small study whose corpus tries to break out of the page."""
-    from isotone.reporting import results as final
+    from isotone.reporting import final_results as final
     from isotone.reporting.figures.draw import write_figures
-    from isotone.reporting.html import render
+    from isotone.reporting.page.html import render
     from synthetic_study import Planted, study_settings, write_study
 
     study = study_settings(documents=12, resamples=300, transfer=("hotflip",), title="Hostile <b>title</b>")

@@ -17,11 +17,11 @@ from isotone.config.data import Data, Model, Source
 from isotone.config.schema import parse
 from isotone.config.study import read_study
 from isotone.data.document import Troubles
-from isotone.data.local import find_files, open_files
+from isotone.data.readers.files import find_files, open_files
 from isotone.errors import ConfigurationError
 from isotone.models import load_model, save_model
-from isotone.sources import open_model
-from isotone.sources.gguf import find_gguf
+from isotone.models.origins import open_model
+from isotone.models.origins.gguf import find_gguf
 
 from tests.unit.models_zoo import tiny, tiny_tokenizer
 
@@ -161,7 +161,7 @@ def test_a_compressed_bomb_does_not_fill_the_memory(tmp_path):
             file.write(block)
     code = (
         "import sys\nfrom isotone.config.data import Source\nfrom isotone.data.document import Troubles\n"
-        "from isotone.data.local import open_files\ntroubles = Troubles()\n"
+        "from isotone.data.readers.files import open_files\ntroubles = Troubles()\n"
         f"print(len(list(open_files(Source(source='local', path={str(tmp_path)!r}), troubles))), troubles.sentence())"
     )
     limit = 600 << 20

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from isotone.capacity import GIB, KNOWN, check_fits, check_machine, shape_of, shape_of_config, training_memory
 from isotone.config.data import Architecture, Model
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError
-from isotone.sources.scratch import configuration_of
+from isotone.models.origins.scratch import configuration_of
+from isotone.planning.capacity import GIB, KNOWN, check_fits, check_machine, shape_of, shape_of_config, training_memory
 
 from tests.unit.models_zoo import DECODERS, tiny
 

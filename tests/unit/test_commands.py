@@ -23,12 +23,12 @@ from isotone.commands import (
     status,
     survey,
 )
-from isotone.commands.checks_slurm import jobs_of, submission
 from isotone.commands.history import folder_size
 from isotone.commands.studies import known_studies, study_of_files, study_of_results
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
+from isotone.planning.checks.slurm import jobs_of, submission
 from isotone.records import file_digest
 
 RAW = {

@@ -3,12 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from isotone.config.criteria import Criterion
+from isotone.config.health import Criterion
 from isotone.config.schema import parse
 from isotone.config.training import Operation
 from isotone.errors import ConfigurationError
-from isotone.training.criteria import Judge
-from isotone.training.outcome import halted
+from isotone.training.supervision.outcome import halted
+from isotone.training.telemetry.criteria import Judge
 
 
 def judged(folder, criteria, rows, use=None):

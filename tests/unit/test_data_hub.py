@@ -7,9 +7,9 @@ import json
 import pytest
 from isotone.config.data import Data, Source
 from isotone.config.schema import parse
-from isotone.data import hub
 from isotone.data.document import Troubles
-from isotone.data.sources import fetch_data, make_corpus
+from isotone.data.readers import dataset as hub
+from isotone.data.readers.sources import fetch_data, make_corpus
 from isotone.errors import ConfigurationError
 
 SETTINGS = {"source": "hub", "name": "owner/texts", "revision": "v1"}

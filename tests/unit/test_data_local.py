@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import zstandard
 from isotone.config.data import Source
-from isotone.data import compressed
 from isotone.data.document import Troubles
-from isotone.data.local import open_files
+from isotone.data.readers import compressed
+from isotone.data.readers.files import open_files
 from isotone.errors import ConfigurationError
 
 ROWS = [{"text": f"Row {index}: naïve — 数.", "id": index} for index in range(20)]

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isotone.config.data import SPLITS, Data
 from isotone.config.schema import parse
-from isotone.data import embedded
 from isotone.data.document import Document, Troubles, normalise
-from isotone.data.sources import make_corpus
+from isotone.data.readers import embedded
+from isotone.data.readers.sources import make_corpus
 from isotone.data.splits import build_splits, facts_of, place, read_documents, uniform
 from isotone.errors import ConfigurationError
 

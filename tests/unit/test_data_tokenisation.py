@@ -12,8 +12,8 @@ import pytest
 from isotone.config.data import Tokens
 from isotone.data import tokenisation
 from isotone.data.blocks import UNSCORED, Blocks, TokenSplit
-from isotone.data.chat import encode_chat
 from isotone.data.document import Document, from_messages
+from isotone.data.readers.chat import encode_chat
 from isotone.data.splits import SplitWriter
 from isotone.data.tokenisation import tokenise
 from isotone.data.tokenizer import END, train_tokenizer

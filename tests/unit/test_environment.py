@@ -10,7 +10,7 @@ from isotone import environment
 from isotone.progress import Progress, duration, quantity
 
 LIGHT = ["isotone", "isotone.environment", "isotone.config.study", "isotone.commands.status", "isotone.commands.doctor",
-         "isotone.commands.estimate", "isotone.commands.checkpoints", "isotone.commands.resume", "isotone.capacity"]  # fmt: skip
+         "isotone.commands.estimate", "isotone.commands.checkpoints", "isotone.commands.resume", "isotone.planning.capacity"]  # fmt: skip
 
 
 def test_caches_go_to_scratch_where_it_exists(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as functional
-from isotone.loss import Head, Teacher, chunk_rows, summed_loss, token_nll
+from isotone.models.loss import Head, Teacher, chunk_rows, summed_loss, token_nll
 from torch import Tensor
 
 

@@ -14,9 +14,9 @@ from isotone.config.constraint import Calibration, Constraint
 from isotone.config.schema import as_mapping
 from isotone.constraints import calibration_ids, constrain
 from isotone.constraints.capture import calibration_blocks
+from isotone.controls.make import add_noise, make_null, mean_nll, scale_logits, solve
 from isotone.errors import ConfigurationError
 from isotone.models import load_model, save_model
-from isotone.nulls import add_noise, make_null, mean_nll, scale_logits, solve
 from isotone.records import read_json, write_json
 from transformers import AutoModelForCausalLM
 

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from isotone.data.order import Permutation, samples
+from isotone.data.sample_order import Permutation, samples
 
 GOLDEN = {
     (10, 42, 0): [7, 9, 4, 3, 8, 1, 5, 0],

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from isotone.records import Json
-from isotone.reporting.evidence import Evidence, load_evidence
-from isotone.reporting.gates import gates
-from isotone.reporting.numbers import Sources
-from isotone.reporting.replays import transfer
+from isotone.reporting.analysis.gates import gates
+from isotone.reporting.analysis.numbers import Sources
+from isotone.reporting.analysis.replays import transfer
+from isotone.reporting.evidence.read import Evidence, load_evidence
 from synthetic_study import Planted, study_settings, write_study
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from isotone.records import Json, read_json
-from isotone.reporting import results as final
-from isotone.reporting.html import render
-from isotone.reporting.origin import origin
-from isotone.reporting.tables import all_tables
-from isotone.reporting.terminal import terminal_summary
+from isotone.reporting import final_results as final
+from isotone.reporting.analysis.origin import origin
+from isotone.reporting.page.html import render
+from isotone.reporting.page.terminal import terminal_summary
+from isotone.reporting.tables.study import all_tables
 from synthetic_study import study_settings, write_json, write_marker, write_study
 
 SAID = {

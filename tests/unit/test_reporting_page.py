@@ -15,13 +15,13 @@ import pytest
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, canonical_json, read_json
-from isotone.reporting import results as final
+from isotone.reporting import final_results as final
 from isotone.reporting.archive import pack, rebuild, unpack
 from isotone.reporting.figures import robustness
 from isotone.reporting.figures.draw import write_figures
 from isotone.reporting.figures.style import save
-from isotone.reporting.html import render
 from isotone.reporting.notify import notify
+from isotone.reporting.page.html import render
 from synthetic_study import Planted, settings_of, study_settings, write_study
 
 HOSTILE = "<script>document.title='broken'</script><img src=x onerror=alert(1)>\"'&\u2028"
@@ -330,7 +330,7 @@ def test_help_is_quick_and_heavy_libraries_stay_out(study: Study) -> None:
     for name in ("aggregate", "figures", "report", "archive"):
         assert "usage" in program(name, "--help").stdout
     code = (
-        "import sys, isotone.reporting.html, isotone.reporting.results, isotone.reporting.tables; "
+        "import sys, isotone.reporting.page.html, isotone.reporting.final_results, isotone.reporting.tables.study; "
         "print([name for name in ('torch', 'transformers', 'matplotlib', 'statsmodels', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

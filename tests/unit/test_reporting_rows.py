@@ -11,9 +11,9 @@ import pytest
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError, InputOutputError, IsotoneError
 from isotone.records import read_json, write_json
-from isotone.reporting.evidence import load_evidence
-from isotone.reporting.expected import expected_files
-from isotone.reporting.rows import read_attack, read_clean
+from isotone.reporting.evidence.expected import expected_files
+from isotone.reporting.evidence.read import load_evidence
+from isotone.reporting.evidence.rows import read_attack, read_clean
 from synthetic_study import study_settings, write_study
 
 ATTACK = "runs/mlp_in/seed-7/attacks/hotflip.jsonl"
@@ -228,8 +228,8 @@ def test_a_document_that_ended_early_keeps_its_last_value(tmp_path: Path) -> Non
 
 
 def test_a_transfer_matrix_with_a_hole_is_an_error(study: Study, folder: Path) -> None:
-    from isotone.reporting.numbers import Sources
-    from isotone.reporting.replays import transfer
+    from isotone.reporting.analysis.numbers import Sources
+    from isotone.reporting.analysis.replays import transfer
 
     path = folder / "transfer/hotflip/mlp_in-seed-7.jsonl"
     lines = [line for line in path.read_text().splitlines(keepends=True) if '"source":"baseline/seed-8"' not in line]

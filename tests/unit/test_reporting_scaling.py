@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from isotone.records import Json
-from isotone.reporting import results as final
+from isotone.reporting import final_results as final
 from isotone.reporting.figures import scaling
 from isotone.reporting.figures.draw import painters
 from isotone.reporting.figures.style import save

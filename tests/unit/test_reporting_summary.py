@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from isotone.records import Json, canonical_json, digest_of, read_json, write_json
-from isotone.reporting import results as final
-from isotone.reporting.verdicts import EFFECT, NO_EFFECT, OPPOSITE, UNDERPOWERED, plan, verdict
+from isotone.reporting import final_results as final
+from isotone.reporting.analysis.verdicts import EFFECT, NO_EFFECT, OPPOSITE, UNDERPOWERED, plan, verdict
 from statsmodels.stats.multitest import multipletests
 from synthetic_study import Planted, study_settings, write_study
 
@@ -65,9 +65,9 @@ def test_a_null_as_robust_as_the_arm_takes_the_claim_away(tmp_path: Path) -> Non
 
 
 def test_excess_is_over_the_hardest_null(tmp_path: Path) -> None:
-    from isotone.reporting import comparisons
-    from isotone.reporting.evidence import load_evidence
-    from isotone.reporting.numbers import Sources
+    from isotone.reporting.analysis import comparisons
+    from isotone.reporting.analysis.numbers import Sources
+    from isotone.reporting.evidence.read import load_evidence
 
     study = study_settings(
         arms=("baseline", "mlp_in"), attacks=("hotflip",), nulls=("tempered", "noised"), resamples=400

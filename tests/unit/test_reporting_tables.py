@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 from isotone.records import Json
-from isotone.reporting import results as final
-from isotone.reporting.cards import card, write_cards
-from isotone.reporting.crossstudy import compare_studies, comparison
-from isotone.reporting.first_study import PUBLISHED
-from isotone.reporting.paper import macro_name, methods_tex, numbers_tex
-from isotone.reporting.table import Column, Table, latex_text, text_of, to_csv, to_latex
-from isotone.reporting.tables import all_tables, write_tables
-from isotone.reporting.terminal import WIDTH, terminal_summary
+from isotone.reporting import final_results as final
+from isotone.reporting.page.cards import card, write_cards
+from isotone.reporting.page.paper import macro_name, methods_tex, numbers_tex
+from isotone.reporting.page.terminal import WIDTH, terminal_summary
+from isotone.reporting.tables.crossstudy import compare_studies, comparison
+from isotone.reporting.tables.published import PUBLISHED
+from isotone.reporting.tables.study import all_tables, write_tables
+from isotone.reporting.tables.table import Column, Table, latex_text, text_of, to_csv, to_latex
 from synthetic_study import Planted, study_settings, write_study
 
 HOSTILE = r"<script>alert(1)</script> \input{/etc/passwd} 50% of $x_1$ & #2 ~ ^ { } | 日本 \\"
@@ -157,8 +157,8 @@ def test_the_overviews_repeat_the_numbers(document: Json) -> None:
 
 def test_costs_count_seconds_tokens_and_gpus(document: Json, tmp_path: Path) -> None:
     from isotone.records import read_json
-    from isotone.reporting.costs import costs
-    from isotone.reporting.evidence import load_evidence
+    from isotone.reporting.analysis.costs import costs
+    from isotone.reporting.evidence.read import load_evidence
     from synthetic_study import write_json
 
     line = next(
@@ -238,7 +238,7 @@ def test_methods_follow_from_the_settings(document: Json) -> None:
 
 
 def test_every_citation_has_a_reference(document: Json) -> None:
-    from isotone.reporting.references import REFERENCES
+    from isotone.reporting.page.references import REFERENCES
 
     cited = set(re.findall(r"\\cite\{(\w+)\}", methods_tex(document)))
     known = set(re.findall(r"@\w+\{(\w+),", REFERENCES))

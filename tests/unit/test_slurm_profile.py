@@ -12,7 +12,7 @@ import pytest
 import yaml
 from isotone import errors
 from isotone.errors import ConfigurationError
-from isotone.training.supervisor import torchrun
+from isotone.training.supervision.supervisor import torchrun
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "profiles/slurm"

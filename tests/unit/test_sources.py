@@ -10,10 +10,10 @@ from isotone.data.document import Document
 from isotone.data.splits import SplitWriter
 from isotone.errors import ConfigurationError
 from isotone.models import load_tokenizer, save_model
-from isotone.sources import open_model
-from isotone.sources.causality import prove_causality
-from isotone.sources.facts import check_fit, check_splitter, forward_pass, model_facts, parameter_counts
-from isotone.sources.gguf import find_gguf
+from isotone.models.origins import open_model
+from isotone.models.origins.causality import prove_causality
+from isotone.models.origins.facts import check_fit, check_splitter, forward_pass, model_facts, parameter_counts
+from isotone.models.origins.gguf import find_gguf
 from transformers import AutoModelForCausalLM
 
 from tests.unit.models_zoo import DECODERS, tiny, tiny_tokenizer

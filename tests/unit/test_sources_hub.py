@@ -10,8 +10,8 @@ import sys
 import pytest
 from huggingface_hub import errors as hub_errors
 from isotone.models import save_model
+from isotone.models.origins.network import is_transient
 from isotone.retries import pauses, retry
-from isotone.sources.network import is_transient
 
 from tests.unit.fake_hub import COMMIT, hub
 from tests.unit.models_zoo import tiny, tiny_tokenizer

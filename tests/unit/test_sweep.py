@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isotone.config.schema import merge
 from isotone.config.study import read_study
+from isotone.controls.selection import Measured, choose
 from isotone.errors import ConfigurationError
 from isotone.records import write_json
-from isotone.sweep import Measured, choose
 
 
 def arm(name, ratio, damage, **controls):

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from isotone.errors import InputOutputError
-from isotone.training import checkpoints
-from isotone.training.checkpoints import Store, retained, with_patience
-from isotone.training.saver import Saver
-from isotone.training.tensors import read_tensors, write_tensors
+from isotone.training.checkpointing import store as checkpoints
+from isotone.training.checkpointing.saver import Saver
+from isotone.training.checkpointing.store import Store, retained, with_patience
+from isotone.training.checkpointing.tensors import read_tensors, write_tensors
 from safetensors.torch import load_file
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from isotone.training.gpu import Monitor
+from isotone.training.telemetry.gpu import Monitor
 
 
 def library(utilisation: int) -> SimpleNamespace:

@@ -20,7 +20,7 @@ from isotone.config.schema import merge, parse
 from isotone.config.training import Operation, TrainJob
 from isotone.constraints import weight_maps
 from isotone.data.blocks import Blocks, TokenSplit
-from isotone.data.order import samples
+from isotone.data.sample_order import samples
 from isotone.errors import ConfigurationError, Diverged, InputOutputError, Unfinished
 from isotone.models import load_model
 from isotone.records import file_digest
@@ -28,7 +28,7 @@ from isotone.training import engine, finish, micro_batch
 from isotone.training.identity import identify
 from isotone.training.inputs import Outputs, Run
 from isotone.training.run import train
-from isotone.training.stop import SIGNALS
+from isotone.training.supervision.stop import SIGNALS
 from torch.nn.utils import parametrize
 
 from tests.resume.tiny import CONSTRAINED, LENGTH, OPERATION, RARE, SETTINGS, Study, write_model

@@ -14,13 +14,13 @@ from types import SimpleNamespace
 import pytest
 from isotone.config.training import Distillation, Training, TrainJob
 from isotone.errors import ConfigurationError, Diverged, Halted, InputOutputError, Unfinished
-from isotone.training import supervisor as module
+from isotone.training.checkpointing.lease import Lease, LostLease
 from isotone.training.identity import identify, model_digest, state_root
-from isotone.training.lease import Lease, LostLease
-from isotone.training.outcome import ResourceError, check_start, read_outcome, refuse, write_outcome
-from isotone.training.stop import Stop
-from isotone.training.supervisor import Supervisor, torchrun
-from isotone.training.watchdog import Watchdog
+from isotone.training.supervision import supervisor as module
+from isotone.training.supervision.outcome import ResourceError, check_start, read_outcome, refuse, write_outcome
+from isotone.training.supervision.stop import Stop
+from isotone.training.supervision.supervisor import Supervisor, torchrun
+from isotone.training.supervision.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_the_watchdog_allows_ten_medians_and_more_for_the_first_step(tmp_path: P
 HANG = """
 import sys, time
 from pathlib import Path
-from isotone.training.watchdog import Watchdog
+from isotone.training.supervision.watchdog import Watchdog
 Watchdog(Path(sys.argv[1]), medians=2.0, floor=0.01, hung=lambda silent: print("hung", flush=True))
 time.sleep(60)
 """
@@ -332,7 +332,7 @@ def fake_scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, stat
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    monkeypatch.setattr("isotone.training.requeue.WAIT_FOR_KILL", 0.01)
+    monkeypatch.setattr("isotone.cluster.requeue.WAIT_FOR_KILL", 0.01)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -409,6 +409,6 @@ def test_torchrun_gets_the_grace_and_no_restarts() -> None:
 
 
 def test_starting_needs_no_torch() -> None:
-    code = "import sys; import isotone.training.supervisor, isotone.training.identity, isotone.training.inputs; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys; import isotone.training.supervision.supervisor, isotone.training.identity, isotone.training.inputs; print('torch' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False False\n", done.stderr

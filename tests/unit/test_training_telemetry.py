@@ -7,9 +7,9 @@ import struct
 from pathlib import Path
 
 import pytest
-from isotone.training import telemetry
-from isotone.training.telemetry import Events, History, Telemetry, resident_memory
-from isotone.training.tfevents import EventWriter
+from isotone.training.telemetry import history as telemetry
+from isotone.training.telemetry.history import Events, History, Telemetry, resident_memory
+from isotone.training.telemetry.tfevents import EventWriter
 
 
 def test_tensorboard_reads_what_is_written_and_drops_steps_that_were_undone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from isotone.config.training import Training
-from isotone.training.outcome import ResourceError
+from isotone.training.supervision.outcome import ResourceError
 from isotone.training.world import TreeSum, World, join, leaf_range
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from isotone.capacity import check_fits, shape_of, training_memory
 from isotone.config.data import SPLITS
 from isotone.config.schema import merge
 from isotone.config.study import Study, read_study
 from isotone.errors import ConfigurationError
+from isotone.planning.capacity import check_fits, shape_of, training_memory
 
 from tests.workflow.conftest import ROOT, copy_checkout, planned, run
 

@@ -101,7 +101,7 @@ def export(found: Found, study_folder: Path, target: Path) -> None:
     from isotone.config.training import TrainJob
     from isotone.constraints import weight_maps
     from isotone.models import load_model, load_tokenizer, save_model
-    from isotone.training.tensors import read_tensors
+    from isotone.training.checkpointing.tensors import read_tensors
 
     # Not through the trainer's store: opening that clears away what a live trainer is writing.
     folder = Path(found.folder)

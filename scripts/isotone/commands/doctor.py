@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotone.commands import checks, checks_slurm
 from isotone.commands.studies import study_of_files
+from isotone.planning.checks import machine as checks
+from isotone.planning.checks import slurm as checks_slurm
 
 MARKS = {"green": "ok  ", "yellow": "note", "red": "FAIL"}
 COLOURS = {"green": "\x1b[32m", "yellow": "\x1b[33m", "red": "\x1b[31m"}

@@ -22,10 +22,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from isotone.commands.slurm_queue import own_jobs
+from isotone.cluster.queue import own_jobs
+from isotone.cluster.records import fields
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, read_json
-from isotone.slurm import fields
 from isotone.training.identity import state_root
 
 STUDY = Path("profiles/slurm/drill.yaml")

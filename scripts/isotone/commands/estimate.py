@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isotone.capacity import GIB, Shape, check_fits, shape_of, training_memory
 from isotone.commands.history import read_json_quietly
 from isotone.commands.studies import study_of_files
 from isotone.config.study import Study
 from isotone.config.training import Training
+from isotone.planning.capacity import GIB, Shape, check_fits, shape_of, training_memory
 from isotone.progress import duration, quantity
 
 # Peak FLOP/s of dense arithmetic from the makers' data sheets: (16 bits, 32 bits), and GiB. Share of it that

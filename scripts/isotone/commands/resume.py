@@ -6,7 +6,7 @@ import argparse
 
 from isotone.commands.studies import study_of_results
 from isotone.training.identity import state_root
-from isotone.training.outcome import HALT
+from isotone.training.supervision.outcome import HALT
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from isotone.cluster.queue import Job, job_of, own_jobs
 from isotone.commands.history import (
     benchmark_seconds,
     folder_size,
@@ -17,11 +18,10 @@ from isotone.commands.history import (
     sparkline,
     tail,
 )
-from isotone.commands.slurm_queue import Job, job_of, own_jobs
 from isotone.config.data import SPLITS
 from isotone.config.study import Study
-from isotone.training.gpu import recent_use
 from isotone.training.identity import state_root
+from isotone.training.telemetry.gpu import recent_use
 
 ALIVE = 60.0  # seconds since the last heartbeat, or line of a log, after which a run counts as silent
 

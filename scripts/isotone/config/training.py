@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isotone.config.constraint import Constraint
-from isotone.config.criteria import Criterion
+from isotone.config.health import Criterion
 from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 

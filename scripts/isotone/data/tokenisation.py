@@ -72,7 +72,7 @@ def _encoded(
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray | None]]:
     """Rows with their text ids and, for partly scored chats, their masks."""
     if any(row["messages"] for row in rows):
-        from isotone.data.chat import encode_chat
+        from isotone.data.readers.chat import encode_chat
         from isotone.models import load_tokenizer
 
         chat_tokenizer = load_tokenizer(Path(part.tokenizer))

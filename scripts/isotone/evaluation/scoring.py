@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from isotone import loss, models
+from isotone import models
 from isotone.errors import ConfigurationError
+from isotone.models import loss
 
 Result = TypeVar("Result")
 COLUMNS = 1024  # tokens of a tile of logits

@@ -12,8 +12,8 @@ from isotone.config.schema import as_mapping
 from isotone.config.study import Study, read_study
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, canonical_json, file_digest, read_json, whole_file
-from isotone.reporting import results as final
-from isotone.reporting.expected import all_runs, expected_files
+from isotone.reporting import final_results as final
+from isotone.reporting.evidence.expected import all_runs, expected_files
 
 MANIFEST = "manifest.json"
 EXTRA = ["setup.json", "config.yaml", "experiment_summary.txt", "final_results.json", "report.html"]
@@ -113,9 +113,9 @@ def rebuild(archive: Path, into: Path, say: Callable[[str], None] = lambda text:
         InputOutputError: if the rebuilt results have another digest than the archived ones.
     """
     from isotone.reporting.figures.draw import write_figures
-    from isotone.reporting.html import render
-    from isotone.reporting.tables import write_tables
-    from isotone.reporting.terminal import terminal_summary
+    from isotone.reporting.page.html import render
+    from isotone.reporting.page.terminal import terminal_summary
+    from isotone.reporting.tables.study import write_tables
 
     folder = unpack(archive, into)
     study = read_study(read_json(folder / "settings.json"), str(folder / "settings.json"))

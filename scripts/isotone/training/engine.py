@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from isotone.config.training import Training
-from isotone.data.order import mix
+from isotone.data.sample_order import mix
 from isotone.errors import ConfigurationError
-from isotone.loss import Head, Teacher, summed_loss
 from isotone.models import family_of, head_of, hidden_states
+from isotone.models.loss import Head, Teacher, summed_loss
 from isotone.records import Json
 
 if TYPE_CHECKING:

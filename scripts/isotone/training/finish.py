@@ -15,10 +15,10 @@ from isotone.config.training import TrainJob
 from isotone.errors import Diverged, InputOutputError
 from isotone.models import load_model, load_tokenizer, save_model
 from isotone.records import Json, digest_of, file_digest, whole_file, write_json, write_marker
+from isotone.training.checkpointing.delivery import kept, seal
 from isotone.training.inputs import Run
 from isotone.training.loop import Loop
 from isotone.training.progress import Progress
-from isotone.training.results import kept, seal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

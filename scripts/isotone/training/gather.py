@@ -7,10 +7,10 @@ import torch
 from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks
 from isotone.training.engine import Engine, is_out_of_memory
-from isotone.training.outcome import ResourceError
 from isotone.training.progress import Progress
 from isotone.training.reader import Reader
-from isotone.training.telemetry import Events
+from isotone.training.supervision.outcome import ResourceError
+from isotone.training.telemetry.history import Events
 from isotone.training.world import TreeSum, World, leaf_range
 
 HALVINGS = 5

@@ -14,19 +14,19 @@ from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks
 from isotone.errors import Unfinished
 from isotone.records import Json
-from isotone.training.checkpoints import Checkpoint
+from isotone.training.checkpointing.lease import Lease
+from isotone.training.checkpointing.saver import Saver
+from isotone.training.checkpointing.store import Checkpoint
 from isotone.training.engine import Engine
 from isotone.training.faults import Guard, Ledger
 from isotone.training.gather import Gatherer
-from isotone.training.gpu import Monitor
-from isotone.training.lease import Lease
 from isotone.training.optimizer import Optimizer
 from isotone.training.progress import Progress
-from isotone.training.saver import Saver
 from isotone.training.schedule import Schedule
-from isotone.training.stop import Stop
-from isotone.training.telemetry import Events, Telemetry, say
-from isotone.training.watchdog import Watchdog
+from isotone.training.supervision.stop import Stop
+from isotone.training.supervision.watchdog import Watchdog
+from isotone.training.telemetry.gpu import Monitor
+from isotone.training.telemetry.history import Events, Telemetry, say
 from isotone.training.world import World
 
 

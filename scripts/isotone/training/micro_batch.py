@@ -10,7 +10,7 @@ from isotone import environment
 from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks
 from isotone.training.engine import Engine, is_out_of_memory
-from isotone.training.telemetry import Events, resident_memory
+from isotone.training.telemetry.history import Events, resident_memory
 from isotone.training.world import World
 
 

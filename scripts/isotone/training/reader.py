@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from isotone.data.blocks import UNSCORED, Blocks
-from isotone.data.order import samples
-from isotone.training.checkpoints import with_patience
+from isotone.data.sample_order import samples
+from isotone.training.checkpointing.store import with_patience
 
 
 @dataclass(frozen=True)

@@ -18,25 +18,25 @@ from isotone.errors import UNFINISHED, ConfigurationError, InputOutputError, Iso
 from isotone.models import load_model
 from isotone.records import Json
 from isotone.training import micro_batch
-from isotone.training.checkpoints import Store, retained
-from isotone.training.criteria import Judge
+from isotone.training.checkpointing.delivery import clean, deliver, finished_before
+from isotone.training.checkpointing.lease import Lease
+from isotone.training.checkpointing.saver import Saver
+from isotone.training.checkpointing.store import Store, retained
 from isotone.training.engine import Engine
 from isotone.training.faults import Ledger
 from isotone.training.finish import best_weights, finish
 from isotone.training.gather import Gatherer
-from isotone.training.gpu import Monitor
 from isotone.training.inputs import Run
-from isotone.training.lease import Lease
 from isotone.training.loop import Loop, Parts, Stopped
 from isotone.training.optimizer import Optimizer
-from isotone.training.outcome import refuse, write_outcome
 from isotone.training.progress import Progress
-from isotone.training.results import clean, deliver, finished_before
-from isotone.training.saver import Saver
 from isotone.training.schedule import Schedule
-from isotone.training.stop import Stop
-from isotone.training.telemetry import Events, Telemetry
-from isotone.training.watchdog import Watchdog
+from isotone.training.supervision.outcome import refuse, write_outcome
+from isotone.training.supervision.stop import Stop
+from isotone.training.supervision.watchdog import Watchdog
+from isotone.training.telemetry.criteria import Judge
+from isotone.training.telemetry.gpu import Monitor
+from isotone.training.telemetry.history import Events, Telemetry
 from isotone.training.world import World, join
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from isotone.config.training import Training
-from isotone.training.outcome import ResourceError
+from isotone.training.supervision.outcome import ResourceError
 
 TIMEOUT = timedelta(minutes=30)
 

@@ -35,8 +35,8 @@ def held(started: int, step: int) -> bool:
 if program and "--until-done" not in sys.orig_argv:
     sys.path.insert(0, str(Path(program).resolve().parent))
     from isotone.data.blocks import Blocks
+    from isotone.training.checkpointing.saver import Saver
     from isotone.training.loop import Loop
-    from isotone.training.saver import Saver
 
     validate, batch, write, fsync, step = Loop._validate, Blocks.batch, Saver._write, os.fsync, Loop._step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from isotone.records import Json
-from isotone.reporting.expected import PRIMARY_VARIANT
+from isotone.reporting.evidence.expected import PRIMARY_VARIANT
 
 
 def main_form(forms: Json, attack: str) -> str:

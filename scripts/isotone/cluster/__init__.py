@@ -1,0 +1,1 @@
+"""Slurm: its queue, its records, requeueing."""

@@ -1,0 +1,1 @@
+"""Controls: models of equal clean quality, and the winner of a sweep."""

@@ -1,0 +1,243 @@
+"""Controls of equal quality: the unconstrained model, made as bad as a constrained one.
+
+Constrained models predict worse, and a worse model is harder to hurt. Each control
+has the clean loss of a constrained arm without its constraint: what robustness it
+shows is not the constraint's doing.
+
+Shape suffixes: B = sequences, T = positions.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from isotone.errors import ConfigurationError
+from isotone.models import family_of, head_of, hidden_states, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+UNSCORED = -100
+KINDS = ["tempered", "noised", "early"]
+ROWS = 8  # sequences per forward pass
+SHARPEST, FLATTEST = 1.0, 64.0  # temperatures that are tried
+NOISE = 8.0  # largest noise that is tried, in standard deviations of each weight
+
+
+@dataclass(frozen=True)
+class Null:
+    """A control and how well it met its target.
+
+    Attributes:
+        model: the control, or the untouched reference where no control exists.
+        found: false for "not applicable" and "not available"; then ``reason`` says why.
+        setting: what was solved for (temperature, noise scale, or which checkpoint).
+        target_nll, reached_nll, reference_nll: validation nats per token.
+    """
+
+    model: PreTrainedModel
+    kind: str
+    found: bool
+    reason: str
+    setting: float | str | None
+    target_nll: float
+    reached_nll: float
+    reference_nll: float
+
+    def report(self) -> dict[str, Any]:
+        """Everything but the model, as plain data."""
+        return {
+            "kind": self.kind,
+            "found": self.found,
+            "reason": self.reason,
+            "setting": self.setting,
+            "target_nats_per_token": self.target_nll,
+            "reached_nats_per_token": self.reached_nll,
+            "reference_nats_per_token": self.reference_nll,
+            "difference": self.reached_nll - self.target_nll,
+        }
+
+
+@torch.no_grad()
+def hidden_batches(model: PreTrainedModel, inputs_BT: Tensor) -> list[Tensor]:
+    """Hidden states in front of the vocabulary projection, a few sequences at a time, one row per token."""
+    device = head_of(model)[0].device
+    return [hidden_states(model, inputs.to(device)).flatten(0, 1) for inputs in inputs_BT.split(ROWS)]
+
+
+@torch.no_grad()
+def mean_nll(
+    model: PreTrainedModel,
+    inputs_BT: Tensor,
+    targets_BT: Tensor,
+    *,
+    temperature: float = 1.0,
+    hidden: Sequence[Tensor] | None = None,
+) -> float:
+    """Nats per scored token (targets of -100 are not scored), summed in fp64.
+
+    Args:
+        temperature: divides the logits.
+        hidden: what `hidden_batches` gives for ``inputs_BT``, where it is known already.
+    """
+    from isotone.models.loss import token_nll
+
+    weight_VD, bias_V, scale = head_of(model)
+    total, count = 0.0, 0
+    batches = hidden_batches(model, inputs_BT) if hidden is None else hidden
+    for hidden_ND, targets in zip(batches, targets_BT.split(ROWS), strict=True):
+        flat = targets.to(weight_VD.device).flatten()
+        nll = token_nll(hidden_ND, weight_VD, flat, bias=bias_V, scale=scale / temperature)
+        total += float(nll.double().sum())
+        count += int((flat != UNSCORED).sum())
+    return total / count
+
+
+def solve(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float | None:
+    """A root of an increasing function on [low, high] to ``tolerance`` in its value; None if there is none."""
+    at_low, at_high = function(low), function(high)
+    if abs(at_low) <= tolerance:
+        return low
+    if at_low > 0 or at_high < 0:
+        return None
+    for _ in range(60):
+        middle = math.sqrt(low * high) if low > 0 else 0.5 * (low + high)
+        value = function(middle)
+        if abs(value) <= tolerance:
+            return middle
+        low, high = (middle, high) if value < 0 else (low, middle)
+    return 0.5 * (low + high)
+
+
+@torch.no_grad()
+def scale_logits(model: PreTrainedModel, factor: float) -> None:
+    """Multiply all logits by ``factor``, in place: through the final norm's gain and bias, which plain
+    transformers loads again.
+
+    Where the norm has no gain (Olmo) the vocabulary projection itself is scaled, if it is not tied.
+
+    Raises:
+        ConfigurationError: if neither can take the factor.
+    """
+    weight_VD, bias_V, _ = head_of(model)
+    norm = family_of(model).final_norm(model)
+    gain, shift = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if gain is not None:
+        gain.mul_(factor)
+        if shift is not None:
+            shift.mul_(factor)
+    elif not model.config.tie_word_embeddings:
+        weight_VD.mul_(factor)
+    else:
+        raise ConfigurationError(
+            f"This {family_of(model).name} model's final norm has no gain and its vocabulary projection is tied to the "
+            "embedding, so no temperature can be exported. Take nulls.kinds without tempered."
+        )
+    if bias_V is not None:
+        bias_V.mul_(factor)
+
+
+def _tempered(
+    reference: PreTrainedModel, gap: Callable[..., float], inputs_BT: Tensor, tolerance: float
+) -> tuple[PreTrainedModel, float] | None:
+    hidden = hidden_batches(reference, inputs_BT)  # a temperature does not change them
+    temperature = solve(lambda value: gap(reference, temperature=value, hidden=hidden), SHARPEST, FLATTEST, tolerance)
+    if temperature is None:
+        return None
+    model = copy.deepcopy(reference)
+    scale_logits(model, 1 / temperature)
+    return model, temperature
+
+
+@torch.no_grad()
+def add_noise(model: PreTrainedModel, scale: float, seed: int) -> None:
+    """Add Gaussian noise to every matrix of the blocks, in place; its spread is ``scale`` times the matrix's own.
+
+    The draw depends on the seed and the parameter's place alone, so that two scales share one direction.
+    """
+    blocks = family_of(model).layers(model)
+    index = 0
+    for block in blocks:
+        for parameter in block.parameters():
+            if parameter.dim() < 2:
+                continue
+            generator = torch.Generator().manual_seed((seed << 20) + index)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.add_(scale * float(parameter.std()) * noise.to(parameter))
+            index += 1
+
+
+def _noised(
+    reference: PreTrainedModel, gap: Callable[..., float], tolerance: float, seed: int
+) -> tuple[PreTrainedModel, float] | None:
+    def noisy(scale: float) -> PreTrainedModel:
+        model = copy.deepcopy(reference)
+        add_noise(model, scale, seed)
+        return model
+
+    scale = solve(lambda value: gap(noisy(value)), 0.0, NOISE, tolerance)
+    return None if scale is None else (noisy(scale), scale)
+
+
+def _early(candidates: Sequence[Path], gap: Callable[..., float]) -> tuple[PreTrainedModel, str] | None:
+    best: tuple[float, PreTrainedModel, str] | None = None
+    for folder in candidates:
+        model = load_model(folder)
+        miss = abs(gap(model))
+        if best is None or miss < best[0]:
+            best = miss, model, folder.name
+    return None if best is None else best[1:]
+
+
+def make_null(
+    kind: str,
+    reference: PreTrainedModel,
+    target_nll: float,
+    inputs_BT: Tensor,
+    targets_BT: Tensor,
+    *,
+    tolerance: float,
+    seed: int = 0,
+    candidates: Sequence[Path] = (),
+) -> Null:
+    """A control with the clean loss ``target_nll`` on the given validation blocks.
+
+    Args:
+        kind: ``tempered`` (logits divided by T > 1), ``noised`` (seeded Gaussian on weights) or ``early`` (the
+            nearest of ``candidates``, folders of checkpoints).
+        tolerance: nats per token.
+
+    Returns:
+        The control; where none exists (the reference is no better than the target, or there is no
+        checkpoint) the reference itself with ``found`` false and the reason.
+    """
+
+    def gap(model: PreTrainedModel, **options: Any) -> float:
+        return mean_nll(model, inputs_BT, targets_BT, **options) - target_nll
+
+    reference_nll = target_nll + gap(reference)
+    made: tuple[PreTrainedModel, float | str] | None
+    if kind == "tempered":
+        made, missing = (
+            _tempered(reference, gap, inputs_BT, tolerance),
+            "not applicable: no temperature above 1 gives this loss",
+        )
+    elif kind == "noised":
+        made, missing = _noised(reference, gap, tolerance, seed), "not applicable: no noise gives this loss"
+    elif kind == "early":
+        made, missing = _early(candidates, gap), "not available: no earlier checkpoint of this model"
+    else:
+        raise ConfigurationError(f'nulls.kinds has "{kind}". Choose from {", ".join(KINDS)}.')
+    if made is None:
+        return Null(reference, kind, False, missing, None, target_nll, reference_nll, reference_nll)
+    model, value = made
+    reached = mean_nll(model, inputs_BT, targets_BT)
+    return Null(model, kind, True, "", value, target_nll, reached, reference_nll)

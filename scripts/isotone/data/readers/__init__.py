@@ -1,0 +1,1 @@
+"""Readers: where text comes from, document by document."""

@@ -1,0 +1,52 @@
+"""The job of `scripts/order_preservation.py`: generate, read, fit, write."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from isotone import models
+from isotone.config.evaluation import OrderJob
+from isotone.config.schema import as_mapping
+from isotone.errors import ConfigurationError
+from isotone.evaluation import graded
+from isotone.evaluation import order_preservation as order
+from isotone.records import file_digest, folder_digest, write_marker, write_rows
+
+
+def order_preservation(job: OrderJob, folder: Path, rows: Path, marker: Path) -> None:
+    """Measure one model and write rows and, last, the marker.
+
+    Raises:
+        ConfigurationError: if no pair of sentences has equal length under the tokenizer.
+    """
+    import torch
+
+    start = time.perf_counter()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, tokenizer = models.load_model(folder, device=device), models.load_tokenizer(folder)
+    prefix = models.prefix_token(tokenizer, job.document_start)
+    front = [] if prefix is None else [prefix]
+
+    def ids_of(sentence: str) -> list[int]:
+        return [*front, *tokenizer.encode(sentence, add_special_tokens=False)]
+
+    settings = job.order
+    chains = graded.chains(settings.axes, settings.seed, lambda sentence: len(ids_of(sentence)))
+    states = order.last_states(model, [ids_of(sentence) for chain in chains for sentence in chain.sentences])
+    made = order.rows_of(chains, states, settings)
+    if not made:
+        raise ConfigurationError(
+            f"{folder}: no two graded sentences have the same number of tokens, so no order can be compared. "
+            "Use a tokenizer with larger tokens, or set order_preservation.run to false."
+        )
+    write_rows(rows, "order/1", made)
+    write_marker(
+        marker,
+        "order_preservation",
+        settings=as_mapping(job),
+        inputs={"model": folder_digest(folder, "*.safetensors")},
+        outputs={"rows": file_digest(rows)},
+        result=order.summary(chains, made),
+        cost={"seconds": round(time.perf_counter() - start, 2)},
+    )

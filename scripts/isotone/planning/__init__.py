@@ -1,0 +1,1 @@
+"""Before anything runs: memory arithmetic, estimates and checks."""

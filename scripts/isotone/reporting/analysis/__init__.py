@@ -1,0 +1,1 @@
+"""Analysis: comparisons, gates, verdicts."""

@@ -1,0 +1,188 @@
+"""Gates: is the attack strong enough, and honest, that its numbers mean anything?
+
+A gate passes where the lower bound of the paired mean is at least zero; the share
+of documents that break the order is printed beside it. A failed gate stops
+nothing: it stands in the report beside the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from isotone.records import Json
+from isotone.reporting.analysis.numbers import Sources, draw_of, number
+from isotone.reporting.analysis.replays import Replays
+from isotone.reporting.evidence.expected import primary_variant
+from isotone.reporting.evidence.read import DOUBLED, Evidence
+from isotone.statistics import bca_mean
+
+PASS, FAIL, NOT_RUN = "pass", "fail", "not run"
+TOLERANCE = 0.02  # doubling the search may change J by less than this share
+
+
+def _paired(evidence: Evidence, gate: str, arm: str, better: np.ndarray, worse: np.ndarray, rows: str) -> Json:
+    report = evidence.study.report
+    differences = better - worse
+    estimate = bca_mean(differences, **draw_of(report))
+    low = estimate.value if estimate.low is None else estimate.low
+    return {
+        "gate": gate,
+        "arm": arm,
+        "state": PASS if low >= 0 else FAIL,
+        "difference": number(estimate, "nats/token", rows),
+        "violations": float((differences < 0).mean()),
+        "why": "",
+    }
+
+
+def _skipped(gate: str, arm: str, why: str) -> Json:
+    return {"gate": gate, "arm": arm, "state": NOT_RUN, "difference": None, "violations": None, "why": why}
+
+
+def _mean(evidence: Evidence, arm: str, attack: str, variant: str) -> np.ndarray | None:
+    if variant not in evidence.variants(arm, attack):
+        return None
+    return evidence.matrix(arm, attack, variant, "J").mean(0)
+
+
+def _order(evidence: Evidence, arm: str, sources: Sources, strong: tuple[str, str], weak: tuple[str, str]) -> Json:
+    gate = f"{strong[0]} {strong[1]} >= {weak[0]} {weak[1]}"
+    better, worse = _mean(evidence, arm, *strong), _mean(evidence, arm, *weak)
+    if better is None or worse is None:
+        absent = strong if better is None else weak
+        return _skipped(gate, arm, f"{absent[0]} {absent[1]} is not part of this study")
+    if better.shape != worse.shape:
+        return _skipped(gate, arm, "the two attacks were measured on different documents")
+    rows = sources.attack(evidence.runs_of(arm), strong[0])
+    return _paired(evidence, gate, arm, better, worse, rows)
+
+
+def _budget(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json:
+    """J at the full budget against J at half of it."""
+    gate = f"{attack}: J grows with the budget"
+    variant = primary_variant(evidence.study, attack)
+    tables = [evidence.attacks[run][attack].get(variant) for run in evidence.runs_of(arm)]
+    curves = [table.curve_NK for table in tables if table is not None and table.curve_NK is not None]
+    if not curves or min(curve.shape[1] for curve in curves) < 3:
+        return _skipped(gate, arm, "the rows have no curve over budgets")
+    width = min(curve.shape[1] for curve in curves)
+    mean_NK = np.mean([curve[:, :width] for curve in curves], axis=0)
+    rows = sources.attack(evidence.runs_of(arm), attack)
+    return _paired(evidence, gate, arm, mean_NK[:, -1], mean_NK[:, (width - 1) // 2], rows)
+
+
+def _doubled(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json:
+    """J after twice the search effort at the same flips, on one seed and a few documents."""
+    gate = f"{attack}: twice the search changes J by less than {100 * TOLERANCE:g} %"
+    variant = primary_variant(evidence.study, attack)
+    for run in evidence.runs_of(arm):
+        forms = evidence.attacks[run][attack]
+        more = forms.get(variant + DOUBLED)
+        if more is None or variant not in forms:
+            continue
+        index = {name: place for place, name in enumerate(forms[variant].documents)}
+        base = forms[variant].columns["J"][[index[name] for name in more.documents]]
+        entry = _paired(evidence, gate, arm, more.columns["J"], base, sources.attack([run], attack))
+        mean = float(base.mean())
+        change = float(more.columns["J"].mean()) / mean - 1 if mean else math.inf
+        entry["state"] = PASS if abs(change) < TOLERANCE else FAIL
+        entry["why"] = f"changed by {change:+.1%} on {len(base)} documents, seed {run.seed}"
+        return entry
+    return _skipped(gate, arm, "no search with twice the effort was made")
+
+
+def rank_correlation(evidence: Evidence, arm: str, attack: str) -> tuple[float, int] | None:
+    """Spearman correlation of predicted and exact gains over all accepted steps, and how many."""
+    variant = primary_variant(evidence.study, attack)
+    tables = [evidence.attacks[run][attack].get(variant) for run in evidence.runs_of(arm)]
+    predicted = np.concatenate([table.predicted for table in tables if table is not None] or [np.array([])])
+    exact = np.concatenate([table.exact for table in tables if table is not None] or [np.array([])])
+    if len(predicted) < 8 or np.ptp(predicted) == 0 or np.ptp(exact) == 0:
+        return None
+    return float(stats.spearmanr(predicted, exact).statistic), len(predicted)
+
+
+def _masked(evidence: Evidence, arm: str, attack: str) -> Json:
+    """A first-order estimate that predicts less well than on the reference means masked gradients."""
+    gate = f"{attack}: predicted gains rank exact gains as well as on the reference"
+    reference = rank_correlation(evidence, evidence.study.report.reference, attack)
+    own = rank_correlation(evidence, arm, attack)
+    if own is None or reference is None:
+        return _skipped(gate, arm, "the rows have too few predicted gains")
+    spread = math.sqrt(1.06 / (own[1] - 3) + 1.06 / (reference[1] - 3))
+    fisher = [math.atanh(max(-0.999999, min(0.999999, value))) for value in (own[0], reference[0])]
+    z = (fisher[0] - fisher[1]) / spread
+    state = FAIL if z < stats.norm.ppf((1 - evidence.study.report.confidence) / 2) else PASS
+    why = f"rank correlation {own[0]:.2f} over {own[1]} steps, reference {reference[0]:.2f}"
+    return {
+        "gate": gate,
+        "arm": arm,
+        "state": state,
+        "difference": None,
+        "violations": None,
+        "why": why,
+        "correlation": own[0],
+    }
+
+
+def _against_transfer(
+    evidence: Evidence, arm: str, attack: str, replayed: dict[str, np.ndarray], sources: Sources
+) -> Json:
+    """The attack made on the arm itself against the strongest one replayed from elsewhere."""
+    gate = f"{attack} >= transfer"
+    if arm not in replayed:
+        return _skipped(gate, arm, f"{attack} is not in attacks.transfer")
+    own = _mean(evidence, arm, attack, primary_variant(evidence.study, attack))
+    if own is None or own.shape != replayed[arm].shape:
+        return _skipped(gate, arm, "replayed on other documents")
+    return _paired(evidence, gate, arm, own, replayed[arm], sources.attack(evidence.runs_of(arm), attack))
+
+
+def _crossed(
+    evidence: Evidence, arm: str, attack: str, crossed: dict[str, tuple[np.ndarray, np.ndarray]], sources: Sources
+) -> Json:
+    """Proposals from the arm's own gradients against proposals from another model's, both scored on the arm."""
+    gate = f"{attack}: own gradients >= crossed gradients"
+    if arm not in crossed:
+        return _skipped(gate, arm, "no proposals from other models were scored")
+    own_N, foreign_N = crossed[arm]
+    return _paired(evidence, gate, arm, own_N, foreign_N, sources.attack(evidence.runs_of(arm), attack))
+
+
+def gates(
+    evidence: Evidence,
+    sources: Sources,
+    replays: Replays,
+    say: Callable[[str], None] = lambda text: None,
+) -> list[Json]:
+    """All gates for every trained arm.
+
+    Args:
+        replays: what the transfer matrix says about every arm.
+    """
+    found = []
+    run = evidence.study.attacks.run
+    for arm in evidence.study.arms:
+        say(f"gates of {arm}")
+        found.append(_order(evidence, arm, sources, ("hotflip", "greedy"), ("hotflip", "one_shot")))
+        found.append(_order(evidence, arm, sources, ("hotflip", "greedy"), ("query", "greedy")))
+        found.append(_order(evidence, arm, sources, ("query", "greedy"), ("random", "best_of_n")))
+        budgeted: list[str] = [name for name in ("hotflip", "query", "random", "gcg") if name in run]
+        searched: list[str] = [name for name in ("hotflip", "uat", "gcg") if name in run]
+        for attack in budgeted:
+            found.append(_budget(evidence, arm, attack, sources))
+        for attack in searched:
+            found.append(_doubled(evidence, arm, attack, sources))
+            found.append(_against_transfer(evidence, arm, attack, replays.strongest.get(attack, {}), sources))
+            if attack == "hotflip":
+                found.append(_crossed(evidence, arm, attack, replays.crossed.get(attack, {}), sources))
+        found.append(
+            _masked(evidence, arm, "hotflip")
+            if "hotflip" in run
+            else _skipped("hotflip: predicted gains", arm, "no hotflip")
+        )
+    return found

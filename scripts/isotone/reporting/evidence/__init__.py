@@ -1,0 +1,1 @@
+"""Evidence: all rows of a study, complete and checked."""

@@ -1,0 +1,1 @@
+"""The page, the paper's files and the summary for a terminal."""

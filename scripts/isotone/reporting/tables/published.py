@@ -1,0 +1,110 @@
+"""The first study's published numbers beside ours, in their form and labelled with what they measure."""
+
+from __future__ import annotations
+
+from isotone.records import Json
+from isotone.reporting.tables.table import Cell, Column, Table
+
+# Pythia-1.4B: perplexity, share of documents whose total loss rose by more than 15 % under one-shot
+# flips, relative rise of the loss under the trigger. "Pair": the baseline that an arm was compared with.
+PUBLISHED: dict[str, tuple[float, float, float | None]] = {
+    "baseline (mlp_both pair, seed 42)": (6.72, 0.690, 0.155),
+    "mlp_both (seed 42)": (36.01, 0.435, 0.088),
+    "baseline (mlp_both pair, mean of three seeds)": (6.72, 0.690, 0.161),
+    "mlp_both (mean of three seeds)": (37.68, 0.425, 0.106),
+    "baseline (mlp_in pair)": (6.67, 0.715, None),
+    "mlp_in": (24.32, 0.835, None),
+    "baseline (mlp_in_attn_out pair)": (7.06, 0.750, None),
+    "mlp_in_attn_out": (88.17, 0.355, None),
+}
+# T5-small on CNN/DM: ROUGE-1, -2, -L; share of documents above 15 % and mean relative rise of the loss under flips.
+PUBLISHED_T5: dict[str, tuple[float, float, float, float, float]] = {
+    "standard": (32.6, 11.9, 26.6, 0.69, 0.213),
+    "baseline": (30.9, 11.5, 25.0, 0.63, 0.162),
+    "monotone": (29.6, 10.6, 24.2, 0.19, 0.052),
+}
+WARNING = (
+    "The first study's definitions, shown to compare and not to conclude: a relative rise of the total loss counts the cost of "
+    "predicting the changed tokens themselves, and asks more nats of a worse model. Other model, corpus and budgets."
+)
+BUDGETS = (
+    " Its baseline had 5 epochs at a learning rate of 1e-5, its monotone models 10 epochs at 5e-5. Its perplexity averages batch "
+    "means over documents cut at the window; flips: 10 on each of 200 documents; trigger: 10 tokens. Ours: perplexity by "
+)
+
+
+def _one_shot(results: Json, arm: str) -> Json:
+    """The form of HotFlip that the first study ran; empty where this study did not run it."""
+    return results["damage"][arm].get("hotflip", {}).get("one_shot", {})
+
+
+def first_study(results: Json) -> Table:
+    """Pythia: published rows first, then every trained arm by the same definitions."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "study": "first study, Pythia-1.4B",
+            "arm": arm,
+            "perplexity": perplexity,
+            "success": success,
+            "trigger": trigger,
+        }
+        for arm, (perplexity, success, trigger) in PUBLISHED.items()
+    ]
+    protocol = results["settings"]["perplexity"]["protocols"][0]
+    for arm in results["arms"]:
+        trigger = results["damage"][arm].get("uat", {}).get("trigger", {})
+        rows.append(
+            {
+                "study": f"this study, {results['study']}",
+                "arm": arm,
+                "perplexity": results["quality"][arm][protocol]["token_perplexity"],
+                "success": _one_shot(results, arm).get("reference_success"),
+                "trigger": trigger.get("reference_degradation"),
+            }
+        )
+    columns = [
+        Column("study", "study"),
+        Column("arm", "arm"),
+        Column("perplexity", "token perplexity", 2),
+        Column("success", "one-shot flips: share of documents above 15 %", 3),
+        Column("trigger", "trigger: relative rise of the loss", 3),
+    ]
+    flips, length = results["settings"]["attacks"]["hotflip"]["flips"], results["settings"]["attacks"]["uat"]["length"]
+    ours = f"protocol {protocol}, {flips} flips on each of {results['settings']['attacks']['shared']['documents']} documents, trigger of {length} tokens."
+    return Table("first_study", "The first study's numbers beside ours", WARNING + BUDGETS + ours, columns, rows)
+
+
+def first_study_t5(results: Json) -> Table:
+    """T5: published rows first, then what of their measures a decoder-only study has."""
+    rows: list[dict[str, Cell]] = [
+        {
+            "study": "first study, T5-small on CNN/DM",
+            "arm": arm,
+            "rouge1": one,
+            "rouge2": two,
+            "rougeL": long,
+            "success": success,
+            "degradation": degradation,
+        }
+        for arm, (one, two, long, success, degradation) in PUBLISHED_T5.items()
+    ]
+    for arm in results["arms"]:
+        form = _one_shot(results, arm)
+        rows.append(
+            {
+                "study": f"this study, {results['study']}",
+                "arm": arm,
+                "success": form.get("reference_success"),
+                "degradation": form.get("reference_degradation"),
+            }
+        )
+    columns = [Column("study", "study"), Column("arm", "arm")]
+    columns += [
+        Column(key, label, 1) for key, label in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L"))
+    ]
+    columns += [
+        Column("success", "one-shot flips: share of documents above 15 %", 3),
+        Column("degradation", "one-shot flips: mean relative rise of the loss", 3),
+    ]
+    note = f"{WARNING} ROUGE scores summaries; a study of decoder-only models writes none."
+    return Table("first_study_t5", "The first study's summaries beside ours", note, columns, rows)

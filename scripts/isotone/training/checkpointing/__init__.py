@@ -1,0 +1,1 @@
+"""Checkpoints: whole or absent, verified, and held by one trainer at a time."""

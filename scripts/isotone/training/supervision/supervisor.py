@@ -1,0 +1,125 @@
+"""Starting the training program again until it is done, without importing torch.
+
+The supervisor passes signals on and never decides anything about training: it looks
+at the exit code, and at ``outcome.json`` for codes that torchrun loses.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from isotone.cluster.requeue import requeue
+from isotone.errors import CONFIGURATION, DIVERGED, DONE, INPUT_OUTPUT, UNFINISHED, ConfigurationError
+from isotone.training.supervision.outcome import halted, read_outcome
+
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+EXPLAINED = (DONE, DIVERGED, INPUT_OUTPUT, UNFINISHED, CONFIGURATION)
+
+
+def torchrun(processes: int, grace: float, nodes: int = 1) -> list[str]:
+    """The command in front of the program that starts ``processes`` of it in all.
+
+    Several nodes: srun starts one torchrun on each node of this Slurm job. Only inside
+    srun do the variables exist that tell the nodes apart, hence the shell.
+
+    Raises:
+        ConfigurationError: the nodes would not have equally many processes.
+    """
+    if processes % nodes:
+        raise ConfigurationError(
+            f"{processes} processes cannot be shared out equally to {nodes} nodes. Set the training rule's resources "
+            "processes and nodes so that one divides the other (profiles/slurm/config.yaml)."
+        )
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={processes // nodes}",
+        f"--shutdown-timeout={max(1, round(grace))}",
+        "--max-restarts=0",
+    ]
+    if nodes == 1:
+        return [*launch, "--standalone", "--"]  # else torchrun takes --start for an option of its own
+    job = int(os.environ.get("SLURM_JOB_ID", "0"))
+    port = 20000 + (7 * job + int(time.time())) % 20000  # another one after each requeue: the old one may linger
+    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    if generic := os.environ.get("ISOTONE_NODE_GRES"):  # set by profiles/slurm/job.sh; a step does not inherit it
+        step.append(f"--gres={generic}")
+    place = "--nnodes=$SLURM_NNODES --node-rank=$SLURM_NODEID --master-addr=$SLURM_LAUNCH_NODE_IPADDR"
+    shell = f'exec {shlex.join(launch)} {place} --master-port={port} -- "$@"'
+    return [*step, "bash", "-c", shell, "torchrun"]
+
+
+class Supervisor:
+    """Runs one command, perhaps again and again."""
+
+    def __init__(self, command: Sequence[str], folder: Path, study_folder: Path, *, distributed: bool) -> None:
+        """Take over the signals.
+
+        Args:
+            command: the training program, without ``--until-done``.
+            folder: its state folder.
+            distributed: the command is torchrun, which loses exit codes.
+        """
+        self.command, self.folder, self.study_folder = list(command), Path(folder), Path(study_folder)
+        self.distributed = distributed
+        self._child: subprocess.Popen[bytes] | None = None
+        self.asked = False
+        for number in FORWARDED:
+            signal.signal(number, self._forward)
+
+    def _forward(self, number: int, _: FrameType | None) -> None:
+        if number != signal.SIGUSR2:
+            self.asked = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.send_signal(number)
+
+    def once(self) -> int:
+        """Run the command; returns its exit code, as the state folder tells it where it can."""
+        before = read_outcome(self.folder)
+        if self.asked:
+            return UNFINISHED
+        self._child = subprocess.Popen(self.command, start_new_session=True)
+        code = self._child.wait()
+        outcome = read_outcome(self.folder)
+        if self.distributed and code and outcome is not None and outcome != before:
+            code = int(outcome["code"])
+        if code in EXPLAINED:
+            return code
+        if self.asked and (self.distributed or code < 0):  # ended by the signal before it could leave word
+            return UNFINISHED
+        return 128 - code if code < 0 else code
+
+    def until_done(self) -> int:
+        """Run the command until it ends with anything but 75, or makes no progress.
+
+        On Slurm the job is put back into the queue instead, which costs no retry and
+        gives it a fresh time limit; where that is forbidden the code 75 goes out.
+        """
+        while True:
+            step = self._step()
+            code = self.once()
+            if code != UNFINISHED:
+                return code
+            if halted(self.folder, self.study_folder):
+                return code
+            if not self.asked and self._step() <= step:
+                return code
+            if os.environ.get("SLURM_JOB_ID"):
+                requeue()
+                return code
+            if self.asked:
+                return code
+
+    def _step(self) -> int:
+        """How far the unfinished run is; a finished one whose files were deleted begins anew."""
+        outcome = read_outcome(self.folder)
+        return int(outcome["step"]) if outcome and outcome["code"] == UNFINISHED else -1
