@@ -131,8 +131,8 @@ def resume(_: argparse.Namespace) -> None:
         study,
         folder / "run",
         {
-            "constraint": {"scope": "mlp_both", "start": "abs"},
-            "training": {"length": 256, "global_batch": 8, "leaf": 8, "epochs": 2, "validation_blocks": 8},
+            "constraint": {"scope": "mlp_both", "init": "abs"},
+            "training": {"length": 256, "global_batch": 8, "micro_batch_size": 8, "epochs": 2, "validation_blocks": 8},
         },
     )
     import subprocess
@@ -142,7 +142,7 @@ def resume(_: argparse.Namespace) -> None:
     from isotone.constraints import constrain
     from isotone.models import load_model, save_model
 
-    save_model(constrain(load_model(folder / "base"), Constraint(scope="mlp_both", start="abs")), None, study.start)
+    save_model(constrain(load_model(folder / "base"), Constraint(scope="mlp_both", init="abs")), None, study.start)
     case.start(max_epochs_per_run=1).wait(600)
     state = next(path for path in (case.place / "state").iterdir() if path.is_dir())
     kept = folder / "kept"

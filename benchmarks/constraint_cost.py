@@ -45,7 +45,7 @@ def step_of(kind: str, options: argparse.Namespace) -> Any:
         vocab_size=VOCABULARY,
         max_position_embeddings=LENGTH,
     )
-    constraint = Constraint(scope="mlp_both", start="abs")
+    constraint = Constraint(scope="mlp_both", init="abs")
     model: Any = GPTNeoXForCausalLM(config)
     if kind != "none":
         model = constrain(model, constraint)
@@ -55,7 +55,7 @@ def step_of(kind: str, options: argparse.Namespace) -> Any:
             module, _, leaf = name.rpartition(".")
             parametrize.register_parametrization(model.get_submodule(module), leaf, Map(rule))
         maps = {}
-    training = Training(global_batch=options.accumulation * 8, leaf=8, length=LENGTH, reduction="fast")
+    training = Training(global_batch=options.accumulation * 8, micro_batch_size=8, length=LENGTH, reduction="fast")
     optimizer = Optimizer(model, maps, training, decay_weight=False)
     engine = Engine(model, training, torch.device("cpu"), None)
     batch = torch.randint(0, VOCABULARY, (options.accumulation * 8, LENGTH))
@@ -64,7 +64,7 @@ def step_of(kind: str, options: argparse.Namespace) -> Any:
         optimizer.flat.zero_()
         for leaf in range(options.accumulation):
             part = batch[leaf * 8 : leaf * 8 + 8]
-            engine.train(part, part, seed=0, step=0, leaf=leaf)
+            engine.train(part, part, seed=0, step=0, micro_batch=leaf)
         optimizer.update(1e-4, optimizer.finish_gradients(1e-4))
 
     return step

@@ -38,7 +38,7 @@ MUTATIONS = [
     ("ledger: abandoned branches are resumed", f"{CORE}/faults.py", 'return all(step <= entry["from"] for entry in self.entries[entries_then:])', "return True", "unit/test_training_faults.py"),
     ("ledger: nothing is passed over", f"{CORE}/faults.py", 'return any(entry["from"] <= step < entry["to"] for entry in self.entries)', "return False", "unit/test_training_run.py -k roll_back"),
     ("faults: NaN steps are taken", f"{CORE}/faults.py", "if not math.isfinite(loss):", "if False:", "unit/test_training_faults.py"),
-    ("memory: the leaf is not halved", f"{CORE}/gather.py", "progress.leaf // 2, progress.halvings + 1", "progress.leaf, progress.halvings + 1", "unit/test_training_run.py -k halves"),
+    ("memory: the leaf is not halved", f"{CORE}/gather.py", "progress.micro_batch_size // 2, progress.halvings + 1", "progress.micro_batch_size, progress.halvings + 1", "unit/test_training_run.py -k halves"),
     ("identity: a checkpoint of another run is resumed", f"{CORE}/run.py", "if differences := run.identity.differences(progress[\"identity\"]):", "if differences := []:", "unit/test_training_run.py -k never_resumed"),
     ("refusal: forgotten", f"{CORE}/outcome.py", "if not path.exists():", "if True:", "unit/test_training_start.py"),
     ("supervisor: signals are kept", f"{CORE}/supervisor.py", "self._child.send_signal(number)", "pass", "unit/test_training_start.py -k passed_on"),

@@ -31,7 +31,14 @@ from isotone.records import read_json, write_json
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH, BATCH = 256, 8
 DISTILLED = {"distillation": {"alpha": 0.5}}
-PRETRAINING = {"epochs": 2, "global_batch": 16, "leaf": 8, "learning_rate": 3e-3, "warm_up": 0.05, "schedule": "cosine"}
+PRETRAINING = {
+    "epochs": 2,
+    "global_batch": 16,
+    "micro_batch_size": 8,
+    "learning_rate": 3e-3,
+    "warm_up": 0.05,
+    "schedule": "cosine",
+}
 
 
 @dataclass(frozen=True)
@@ -47,23 +54,23 @@ def fitted(scope: str, start: str, **more: object) -> dict:
 
 LAYER_NORM = [
     Recipe("unconstrained"),
-    Recipe("reference: abs, softplus", {"scope": "mlp_both", "start": "abs"}),
-    Recipe("no feed-forward nets", {"start": "no_ffn"}),
-    Recipe("nnls, softplus, scaled rate", {"scope": "mlp_both", "start": "nnls", "learning_rate_scale": "auto"}),
-    Recipe("lift, softplus", {"scope": "mlp_both", "start": "lift"}),
-    Recipe("lift, isotonic GELU (certified)", {"scope": "mlp_both", "start": "lift", "activation": "isotonic"}),
+    Recipe("reference: abs, softplus", {"scope": "mlp_both", "init": "abs"}),
+    Recipe("no feed-forward nets", {"init": "no_ffn"}),
+    Recipe("nnls, softplus, scaled rate", {"scope": "mlp_both", "init": "nnls", "learning_rate_scale": "auto"}),
+    Recipe("lift, softplus", {"scope": "mlp_both", "init": "lift"}),
+    Recipe("lift, isotonic GELU (certified)", {"scope": "mlp_both", "init": "lift", "activation": "isotonic"}),
     Recipe("nnls_block, project, distilled", fitted("mlp_both", "nnls_block"), DISTILLED),
     Recipe("strict cone, nnls, project, distilled", fitted("mlp_both", "nnls", cone="strict"), DISTILLED),
 ]
 RMS_NORM = [
     Recipe("unconstrained"),
-    Recipe("reference: abs, softplus", {"scope": "gated_updown", "start": "abs"}),
-    Recipe("no feed-forward nets", {"start": "no_ffn"}),
-    Recipe("nnls, softplus, scaled rate", {"scope": "gated_updown", "start": "nnls", "learning_rate_scale": "auto"}),
+    Recipe("reference: abs, softplus", {"scope": "gated_updown", "init": "abs"}),
+    Recipe("no feed-forward nets", {"init": "no_ffn"}),
+    Recipe("nnls, softplus, scaled rate", {"scope": "gated_updown", "init": "nnls", "learning_rate_scale": "auto"}),
     Recipe("nnls_block, project", fitted("gated_updown", "nnls_block")),
     Recipe("nnls_block, project, distilled", fitted("gated_updown", "nnls_block"), DISTILLED),
     Recipe("nnls_block + bias, project, distilled", fitted("gated_updown", "nnls_block", add_bias=True), DISTILLED),
-    Recipe("rotate, centre, lift, softplus", {"scope": "gated_all", "start": "lift", "norm": "rotate_center"}),
+    Recipe("rotate, centre, lift, softplus", {"scope": "gated_all", "init": "lift", "norm": "rotate_center"}),
 ]
 FAMILIES = {
     "gpt_neox": (Architecture(family="gpt_neox", activation="gelu", intermediate=512), LAYER_NORM),
@@ -139,7 +146,13 @@ def make_start(folder: Path, recipe: Recipe, out: Path) -> float:
 
 
 def job_of(recipe: Recipe, seed: int, steps: int, rate: float) -> TrainJob:
-    training = {"global_batch": BATCH, "leaf": BATCH, "length": LENGTH, "learning_rate": rate, "max_steps": steps}
+    training = {
+        "global_batch": BATCH,
+        "micro_batch_size": BATCH,
+        "length": LENGTH,
+        "learning_rate": rate,
+        "max_steps": steps,
+    }
     training |= {"epochs": 10.0, "weight_decay": 0.01, **recipe.training}
     return TrainJob(seed, training=parse(Training, training), constraint=parse(Constraint, recipe.constraint))
 

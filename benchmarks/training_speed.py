@@ -109,7 +109,7 @@ class Ours:
     def __init__(self, options: argparse.Namespace, blocks: Blocks) -> None:
         self.training = Training(
             global_batch=BATCH,
-            leaf=LEAF,
+            micro_batch_size=LEAF,
             length=LENGTH,
             learning_rate=1e-4,
             weight_decay=0.0,
@@ -122,7 +122,7 @@ class Ours:
         self.engine = Engine(self.model, self.training, world.device, None)
         events = Events(Path(tempfile.mkdtemp()))
         self.gather = Gatherer(self.training, Operation(), 0, world, self.engine, blocks, events)
-        self.progress = Progress(leaf=LEAF)
+        self.progress = Progress(micro_batch_size=LEAF)
         self.gather.deal(LEAF)
         self.schedule = Schedule(self.training, len(blocks))
 

@@ -102,7 +102,7 @@ rule apply_monotonicity:
 rule null:
     """A control whose clean loss equals a constrained arm's, made from the reference arm."""
     input:
-        reference=f"results/{{study}}/runs/{study.report.reference}/seed-{{seed}}/model",
+        reference=f"results/{{study}}/runs/{study.report.baseline}/seed-{{seed}}/model",
         arm="results/{study}/runs/{arm}/seed-{seed}/model",
         base="results/{study}/base",
         validation="results/{study}/data/validation/data.json",
@@ -125,8 +125,8 @@ rule null:
         settings=lambda wildcards: settings(
             kind=wildcards.kind,
             constraint=study.arms[wildcards.arm].constraint,
-            tolerance=study.nulls.tolerance,
-            seed=study.nulls.seed,
+            tolerance=study.controls.tolerance,
+            seed=study.controls.seed,
             length=study.training.length,
             blocks=study.training.validation_blocks,
         ),

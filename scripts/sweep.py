@@ -83,9 +83,9 @@ def trained(study: Study, folder: Path, arm: str, seed: int) -> records.Json:
 def measure(study: Study, folder: Path, arm: str) -> Measured:
     """An arm and its controls, on validation text."""
     seeds = study.seeds_of(arm)
-    reference = study.report.reference
+    reference = study.report.baseline
     controls: dict[str, list[float]] = {}
-    for kind in study.nulls.kinds:
+    for kind in study.controls.kinds:
         name = f"{arm}~{kind}"
         if all(trained(study, folder, name, seed).get("null", {}).get("found", True) for seed in seeds):
             controls[kind] = [attack(study, folder, name, seed) for seed in seeds]
@@ -110,7 +110,7 @@ def table(measured: list[Measured], ceiling: float) -> str:
 
 def overlay(study: Study, winner: str) -> dict[str, Any]:
     """The arms of the full study: the reference and the winner; the others are left out."""
-    kept = {winner, study.report.reference}
+    kept = {winner, study.report.baseline}
     arms = {name: as_mapping(arm) if name in kept else None for name, arm in study.arms.items()}
     return {"arms": arms}
 

@@ -130,9 +130,11 @@ def test_a_state_folder_that_cannot_be_written(case: Case, undisturbed: str) -> 
 
 
 def test_a_leaf_that_does_not_divide_the_global_batch(case: Case) -> None:
-    start = case.start(settings={"training": {"leaf": 3}})
+    start = case.start(settings={"training": {"micro_batch_size": 3}})
     assert start.wait() == 78
-    assert "training.global_batch is 8, which training.leaf = 3 does not divide" in one_paragraph(start.text())
+    assert "training.global_batch is 8, which training.micro_batch_size = 3 does not divide" in one_paragraph(
+        start.text()
+    )
 
 
 @pytest.mark.parametrize(

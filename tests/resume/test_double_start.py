@@ -8,11 +8,11 @@ import time
 from tests.resume.forks import wait_for
 from tests.resume.runs import Case, weights
 
-STARTS = 50
+INITS = 50
 
 
 def test_of_fifty_simultaneous_starts_one_trains(case: Case, undisturbed: str) -> None:
-    starts = [case.start(operation={"lock_wait": 0}, log=f"{number}.txt") for number in range(STARTS)]
+    starts = [case.start(operation={"lock_wait": 0}, log=f"{number}.txt") for number in range(INITS)]
     codes = [start.wait() for start in starts]
     assert set(codes) <= {0, 75}
     trained = [event["pid"] for event in case.events("start")]

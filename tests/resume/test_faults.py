@@ -62,14 +62,14 @@ def test_what_cannot_be_trained_ends_with_70_and_stays_refused(tmp_path: Path) -
 def test_out_of_memory_halves_the_leaf_and_keeps_the_order(tmp_path: Path) -> None:
     """Activations of 64 MiB and more: what does not fit is one of them, and all else still finds room."""
     study = Study.make(tmp_path / "study", model={"constraint": CONSTRAINED, "intermediate_size": 2048})
-    wide = {"training": {"global_batch": 512, "leaf": 512, "epochs": 32, "validation_blocks": 2}}
+    wide = {"training": {"global_batch": 512, "micro_batch_size": 512, "epochs": 32, "validation_blocks": 2}}
     case = Case(study, tmp_path / "limited", wide)
     start = case.start(limits={"extra_memory": 350 << 20})
     assert start.wait() == 0, start.text()
     halvings = case.events("out_of_memory")
     assert halvings
     result = case.result()
-    assert result["leaf"] == 512 >> len(halvings)
+    assert result["micro_batch_size"] == 512 >> len(halvings)
     assert result["bitwise"] is False
     free = Case(study, tmp_path / "free", wide)
     assert free.start().wait() == 0

@@ -23,13 +23,13 @@ SETTINGS: dict[str, Any] = {
     "training": {
         "epochs": 3,
         "global_batch": 8,
-        "leaf": 2,
+        "micro_batch_size": 2,
         "length": LENGTH,
         "learning_rate": 3e-3,
         "validation_blocks": 6,
     },
 }
-CONSTRAINED: dict[str, Any] = {"scope": "mlp_both", "start": "abs"}
+CONSTRAINED: dict[str, Any] = {"scope": "mlp_both", "init": "abs"}
 OPERATION: dict[str, Any] = {"tensorboard": False, "lock_wait": 20, "lease": 3.0}
 
 

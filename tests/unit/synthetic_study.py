@@ -76,7 +76,7 @@ def study_settings(
         arm: {
             "constraint": {
                 "scope": "none" if arm == "baseline" else "mlp_in" if "in" in arm else "mlp_both",
-                "start": "keep" if arm == "baseline" else "abs",
+                "init": "keep" if arm == "baseline" else "abs",
             }
         }
         for arm in arms
@@ -86,7 +86,7 @@ def study_settings(
         "seeds": list(seeds),
         "arms": scopes,
         "attacks": {"run": list(attacks), "transfer": list(transfer), "shared": {"documents": documents}},
-        "nulls": {"kinds": list(nulls), "attacks": list(null_attacks)},
+        "controls": {"kinds": list(nulls), "attacks": list(null_attacks)},
         "order_preservation": {"run": order},
         "report": {"resamples": resamples, **report},
     }

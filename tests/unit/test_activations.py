@@ -72,7 +72,7 @@ def test_the_isotonic_floor_of_text_that_never_falls_is_the_turn():
 @pytest.mark.parametrize("activation", ["clamp", "isotonic", "relu"])
 @pytest.mark.parametrize("family", ["gpt_neox", "gpt2"])
 def test_with_a_monotone_activation_the_lift_is_certified(family, activation, tmp_path):
-    constraint = Constraint(scope="mlp_both", start="lift", activation=activation)
+    constraint = Constraint(scope="mlp_both", init="lift", activation=activation)
     model = constrain(zoo.tiny(family), constraint, IDS)
     save_model(model, None, tmp_path / "m")
     again = load_model(tmp_path / "m")
@@ -90,7 +90,7 @@ def test_other_families_carry_monotone_activations_through_their_folders(family,
     model = zoo.tiny(family, hidden_act="silu") if family == "llama" else zoo.tiny(family)
     if family == "t5":
         model = zoo.tiny("t5", hidden_act="gelu_new")
-    constrain(model, Constraint(scope=scope, start="abs", activation="isotonic"), IDS)
+    constrain(model, Constraint(scope=scope, init="abs", activation="isotonic"), IDS)
     save_model(model, None, tmp_path / "m")
     again = load_model(tmp_path / "m")
     for sublayer in family_of(again).sublayers(again):
@@ -99,18 +99,18 @@ def test_other_families_carry_monotone_activations_through_their_folders(family,
 
 
 def test_layers_that_are_not_selected_keep_their_activation():
-    constraint = Constraint(scope="mlp_both", start="lift", activation="clamp", layers=[1])
+    constraint = Constraint(scope="mlp_both", init="lift", activation="clamp", layers=[1])
     model = constrain(zoo.tiny("gpt_neox"), constraint, IDS)
     z = torch.linspace(-4, 4, 50)
     first, second = (model.get_submodule(s.activation_name)(z) for s in family_of(model).sublayers(model))
     torch.testing.assert_close(first, ACT2FN["gelu"](z))
     assert not torch.allclose(second, ACT2FN["gelu"](z))
     with pytest.raises(ConfigurationError, match="one activation for all"):
-        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_in", start="abs", activation="relu", layers=[1]), IDS)
+        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_in", init="abs", activation="relu", layers=[1]), IDS)
 
 
 def test_an_activation_without_a_known_turn_is_refused():
-    constraint = Constraint(scope="mlp_both", start="abs", activation="clamp")
+    constraint = Constraint(scope="mlp_both", init="abs", activation="clamp")
     with pytest.raises(ConfigurationError, match=r'"mish" falls.*gelu'):
         constrain(zoo.tiny("gpt_neox", hidden_act="mish"), constraint, IDS)
     assert constrain(zoo.tiny("opt"), constraint, IDS).config.activation_function == "relu"
@@ -120,7 +120,7 @@ LOAD = "import isotone, sys; from transformers import AutoModelForCausalLM as M;
 
 
 def test_exported_activations_load_after_import_isotone_and_fail_clearly_without(tmp_path, monkeypatch):
-    constraint = Constraint(scope="mlp_both", start="lift", activation="isotonic")
+    constraint = Constraint(scope="mlp_both", init="lift", activation="isotonic")
     model = constrain(zoo.tiny("gpt_neox"), constraint, IDS)
     save_model(model, None, tmp_path / "m")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

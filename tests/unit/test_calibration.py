@@ -90,9 +90,9 @@ def test_capture_returns_what_a_whole_forward_pass_would_show():
 @pytest.mark.parametrize("name", ["softplus", "exp", "square"])
 @pytest.mark.parametrize("cone", ["elementwise", "strict"])
 def test_fitted_zeros_are_lifted_to_where_a_step_can_move_them(name, cone):
-    constraint = Constraint(scope="mlp_both", start="nnls", map=name, cone=cone)
+    constraint = Constraint(scope="mlp_both", init="nnls", map=name, cone=cone)
     model = constrain(zoo.tiny("gpt2"), constraint, IDS)
-    projected = Constraint(scope="mlp_both", start="nnls", map="project", cone=cone)
+    projected = Constraint(scope="mlp_both", init="nnls", map="project", cone=cone)
     exact = constrain(zoo.tiny("gpt2"), projected, IDS)
     for parameter, mapping in weight_maps(model, constraint).items():
         read = mapping.coordinates.read
@@ -148,25 +148,25 @@ def test_block_reconstruction_improves_the_block_and_is_deterministic(family, sc
 
 
 def test_biases_are_added_where_plain_transformers_can_load_them(tmp_path):
-    constraint = Constraint(scope="gated_updown", start="nnls", map="project", add_bias=True)
+    constraint = Constraint(scope="gated_updown", init="nnls", map="project", add_bias=True)
     model = constrain(zoo.tiny("llama"), constraint, IDS)
     assert model.config.mlp_bias and model.model.layers[0].mlp.down_proj.bias.abs().max() > 0
     save_model(model, None, tmp_path / "m")
     assert output_error(load_model(tmp_path / "m"), model, IDS) == 0
-    bare = constrain(zoo.tiny("llama"), Constraint(scope="gated_updown", start="nnls", map="project"), IDS)
+    bare = constrain(zoo.tiny("llama"), Constraint(scope="gated_updown", init="nnls", map="project"), IDS)
     assert output_error(model, zoo.tiny("llama"), IDS) < output_error(bare, zoo.tiny("llama"), IDS)
     with pytest.raises(ConfigurationError, match=r"add_bias.*qwen2.*could load"):
-        constrain(zoo.tiny("qwen2"), Constraint(scope="gated_updown", start="nnls", add_bias=True), IDS)
+        constrain(zoo.tiny("qwen2"), Constraint(scope="gated_updown", init="nnls", add_bias=True), IDS)
 
 
 def test_student_inputs_matter():
     """Sequential calibration sees what earlier layers broke; layers fitted alone do worse together."""
-    together = Constraint(scope="mlp_both", start="nnls", map="project", calibration=Calibration(iterations=300))
+    together = Constraint(scope="mlp_both", init="nnls", map="project", calibration=Calibration(iterations=300))
     teacher = zoo.tiny("opt")
     sequential = constrain(copy.deepcopy(teacher), together, IDS)
     alone = copy.deepcopy(teacher)
     for layer in (0, 1):
-        single = Constraint(scope="mlp_both", start="nnls", map="project", layers=[layer])
+        single = Constraint(scope="mlp_both", init="nnls", map="project", layers=[layer])
         fitted = constrain(copy.deepcopy(teacher), single, IDS)
         for projection, source in zip(constrained(alone, single), constrained(fitted, single), strict=True):
             projection.module.load_state_dict(source.module.state_dict())

@@ -51,8 +51,8 @@ def test_a_scratch_model_is_counted_before_it_exists():
 
 def test_memory_grows_with_the_leaf_and_shrinks_with_checkpointing():
     shape = KNOWN["EleutherAI/pythia-410m"]
-    small, large = (training_memory(shape, Training(leaf=leaf, length=2048)) for leaf in (1, 8))
-    kept = training_memory(shape, Training(leaf=8, length=2048, gradient_checkpointing=True))
+    small, large = (training_memory(shape, Training(micro_batch_size=leaf, length=2048)) for leaf in (1, 8))
+    kept = training_memory(shape, Training(micro_batch_size=8, length=2048, gradient_checkpointing=True))
     assert small.state == large.state == kept.state >= 16 * shape.parameters
     assert small.activations < large.activations and kept.total < large.total
 

@@ -12,8 +12,8 @@ from isotone.models import family_of
 from isotone.records import canonical_json
 
 IDS = zoo.random_ids(4, 24)
-BOTH = Constraint(scope="mlp_both", start="abs")
-GATED = Constraint(scope="gated_all", start="abs")
+BOTH = Constraint(scope="mlp_both", init="abs")
+GATED = Constraint(scope="gated_all", init="abs")
 
 
 def certificate(family, constraint, **more):
@@ -84,13 +84,13 @@ def test_no_fall_in_the_sample_bounds_the_share_by_the_rule_of_three():
 @pytest.mark.parametrize(
     ("family", "constraint"),
     [
-        ("opt", Constraint(scope="mlp_in", start="abs")),
-        ("opt", Constraint(scope="mlp_in_attn_out", start="abs")),
-        ("llama", Constraint(scope="gated_updown", start="abs")),
+        ("opt", Constraint(scope="mlp_in", init="abs")),
+        ("opt", Constraint(scope="mlp_in_attn_out", init="abs")),
+        ("llama", Constraint(scope="gated_updown", init="abs")),
         ("opt", Constraint(scope="mlp_both", map="sign_frozen")),
-        ("opt", Constraint(scope="mlp_both", map="free", start="abs")),
-        ("opt", Constraint(scope="mlp_both", start="abs", layers=[0])),
-        ("opt", Constraint(start="no_ffn")),
+        ("opt", Constraint(scope="mlp_both", map="free", init="abs")),
+        ("opt", Constraint(scope="mlp_both", init="abs", layers=[0])),
+        ("opt", Constraint(init="no_ffn")),
     ],
 )
 def test_paths_with_a_signed_matrix_are_not_monotone_by_design(family, constraint):
@@ -100,7 +100,7 @@ def test_paths_with_a_signed_matrix_are_not_monotone_by_design(family, constrain
 
 
 def test_a_violation_is_worse_than_a_design():
-    constraint = Constraint(scope="mlp_in", start="abs")
+    constraint = Constraint(scope="mlp_in", init="abs")
     model = constrain(zoo.tiny("opt"), constraint)
     with torch.no_grad():
         constrained(model, constraint)[0].parameter[0, 0] = -1.0
@@ -114,7 +114,7 @@ def test_a_gated_product_is_conditional_whatever_the_weights():
 
 
 def test_the_strict_cone_is_not_vacuous_and_names_its_space():
-    constraint = Constraint(scope="mlp_both", start="abs", cone="strict")
+    constraint = Constraint(scope="mlp_both", init="abs", cone="strict")
     found = certificate("opt", constraint)
     assert found["verdict"] == "certified" and not found["vacuous"]
     assert {layer["input_space"] for layer in found["layers"]} == {"centred coordinates U^T x"}
@@ -125,7 +125,7 @@ def test_the_strict_cone_is_not_vacuous_and_names_its_space():
 
 
 def test_weights_that_leave_the_centred_space_are_violations():
-    constraint = Constraint(scope="mlp_both", start="abs", cone="strict")
+    constraint = Constraint(scope="mlp_both", init="abs", cone="strict")
     model = constrain(zoo.tiny("opt"), constraint)
     with torch.no_grad():
         constrained(model, constraint)[0].parameter[0] += 0.01  # along the all-ones direction: no coordinate moves

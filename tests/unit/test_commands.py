@@ -11,15 +11,13 @@ import time
 
 import pytest
 import yaml
+from isotone.cluster import queue as slurm_queue
 from isotone.commands import (
     checkpoints,
-    checks,
-    checks_disk,
     doctor,
     estimate,
     history,
     resume,
-    slurm_queue,
     status,
     survey,
 )
@@ -28,15 +26,17 @@ from isotone.commands.studies import known_studies, study_of_files, study_of_res
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
+from isotone.planning.checks import disk as checks_disk
+from isotone.planning.checks import machine as checks
 from isotone.planning.checks.slurm import jobs_of, submission
 from isotone.records import file_digest
 
 RAW = {
     "study": "demo",
     "seeds": [1, 2],
-    "arms": {"baseline": {}, "both": {"constraint": {"scope": "mlp_both", "start": "abs"}}},
+    "arms": {"baseline": {}, "both": {"constraint": {"scope": "mlp_both", "init": "abs"}}},
     "attacks": {"run": ["hotflip"]},
-    "nulls": {"kinds": ["tempered"], "attacks": []},
+    "controls": {"kinds": ["tempered"], "attacks": []},
 }
 
 

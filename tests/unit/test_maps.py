@@ -127,17 +127,17 @@ def test_learning_rates_are_scaled_by_the_mean_slope_and_bounded():
 
 def test_maps_cover_exactly_the_scope():
     model = zoo.tiny("gpt2")
-    both = weight_maps(model, Constraint(scope="mlp_both", start="abs"))
+    both = weight_maps(model, Constraint(scope="mlp_both", init="abs"))
     assert sorted(both) == [
         "transformer.h.0.mlp.c_fc.weight",
         "transformer.h.0.mlp.c_proj.weight",
         "transformer.h.1.mlp.c_fc.weight",
         "transformer.h.1.mlp.c_proj.weight",
     ]
-    one = weight_maps(model, Constraint(scope="mlp_in_attn_out", layers=[1], start="abs"))
+    one = weight_maps(model, Constraint(scope="mlp_in_attn_out", layers=[1], init="abs"))
     assert sorted(one) == ["transformer.h.1.attn.c_proj.weight", "transformer.h.1.mlp.c_fc.weight"]
     assert weight_maps(model, Constraint()) == {}
-    t5 = weight_maps(zoo.tiny("t5"), Constraint(scope="mlp_in_attn_out", start="abs"))
+    t5 = weight_maps(zoo.tiny("t5"), Constraint(scope="mlp_in_attn_out", init="abs"))
     assert sum("EncDecAttention.o" in name for name in t5) == 2 and len(t5) == 4 + 4 + 2
 
 
@@ -146,17 +146,17 @@ def test_a_scope_that_fits_no_weight_lists_those_that_do(family):
     gated = family in (*zoo.GATED_DECODERS, "olmo", "t5_gated")
     wrong, right = ("mlp_both", "gated_all") if gated else ("gated_all", "mlp_both")
     with pytest.raises(ConfigurationError, match=rf'"{wrong}".*({family}).*It knows:.*{right}'):
-        weight_maps(zoo.tiny(family), Constraint(scope=wrong, start="abs"))
-    assert weight_maps(zoo.tiny(family), Constraint(scope=right, start="abs"))
+        weight_maps(zoo.tiny(family), Constraint(scope=wrong, init="abs"))
+    assert weight_maps(zoo.tiny(family), Constraint(scope=right, init="abs"))
 
 
 def test_a_layer_that_does_not_exist_is_an_error():
     with pytest.raises(ConfigurationError, match=r"\[7\].*layers 0 to 1"):
-        weight_maps(zoo.tiny("opt"), Constraint(scope="mlp_in", layers=[0, 7], start="abs"))
+        weight_maps(zoo.tiny("opt"), Constraint(scope="mlp_in", layers=[0, 7], init="abs"))
 
 
 def test_without_feed_forward_nets_outputs_stay_zero():
-    maps = weight_maps(zoo.tiny("llama"), Constraint(start="no_ffn"))
+    maps = weight_maps(zoo.tiny("llama"), Constraint(init="no_ffn"))
     assert sorted(maps) == [f"model.layers.{i}.mlp.down_proj.weight" for i in range(2)]
     mapping = next(iter(maps.values()))
     V = mapping.inverse(torch.randn(3, 4))

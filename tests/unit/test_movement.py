@@ -28,7 +28,7 @@ def train(root, tmp_path, monkeypatch):
     def run(constraint, **training):
         model = constrain(zoo.tiny("gpt_neox"), constraint, zoo.random_ids(2, 32))
         save_model(model, zoo.tiny_tokenizer(), tmp_path / "start")
-        settings = {"global_batch": 8, "leaf": 8, "length": 32, "max_steps": 10, "epochs": 5.0, **training}
+        settings = {"global_batch": 8, "micro_batch_size": 8, "length": 32, "max_steps": 10, "epochs": 5.0, **training}
         out = tmp_path / "run"
         result = table.train(
             tmp_path, out, tmp_path / "start", TrainJob(1, training=parse(Training, settings), constraint=constraint)
@@ -40,35 +40,35 @@ def train(root, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["softplus", "exp", "square", "abs"])
 def test_training_moves_constrained_weights_and_keeps_their_signs(train, name):
-    result, certificate, _ = train(Constraint(scope="mlp_both", start="abs", map=name))
+    result, certificate, _ = train(Constraint(scope="mlp_both", init="abs", map=name))
     assert result["moved_share"] > 0.9 and certificate["movement_guard"]
     assert certificate["stage"] == "exported" and all(layer["negatives"] == 0 for layer in certificate["layers"])
 
 
 def test_the_first_studys_bf16_recipe_moves_nothing(train):
-    constraint = Constraint(scope="mlp_both", start="abs")
+    constraint = Constraint(scope="mlp_both", init="abs")
     result, certificate, _ = train(constraint, pure_bf16=True, learning_rate=5e-5)
     assert result["moved_share"] < 0.1 and certificate["movement_guard"] is False
 
 
 def test_the_same_recipe_with_fp32_masters_moves(train):
-    result, _, _ = train(Constraint(scope="mlp_both", start="abs"), precision="bf16", learning_rate=5e-5)
+    result, _, _ = train(Constraint(scope="mlp_both", init="abs"), precision="bf16", learning_rate=5e-5)
     assert result["moved_share"] > 0.9
 
 
 def test_a_free_map_from_the_same_start_loses_its_signs(train):
-    _, certificate, model = train(Constraint(scope="mlp_both", start="relu", map="free"), learning_rate=1e-2)
+    _, certificate, model = train(Constraint(scope="mlp_both", init="relu", map="free"), learning_rate=1e-2)
     assert certificate["verdict"] == "not_monotone_by_design"
     assert any((layer.mlp.dense_h_to_4h.weight < 0).any() for layer in model.gpt_neox.layers)
 
 
 def test_deleted_nets_stay_deleted(train):
-    _, _, model = train(Constraint(start="no_ffn"), learning_rate=1e-2)
+    _, _, model = train(Constraint(init="no_ffn"), learning_rate=1e-2)
     assert not any(layer.mlp.dense_4h_to_h.weight.any() for layer in model.gpt_neox.layers)
 
 
 def test_the_strict_cone_holds_after_training(train):
-    constraint = Constraint(scope="mlp_both", start="abs", cone="strict", map="project")
+    constraint = Constraint(scope="mlp_both", init="abs", cone="strict", map="project")
     result, certificate, _ = train(constraint, learning_rate=1e-2)
     assert certificate["verdict"] == "conditional" and not certificate["vacuous"]
     assert result["moved_share"] > 0.9

@@ -177,7 +177,7 @@ def program(root, name, arguments, monkeypatch):
 def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, capsys):
     data, base = split(tmp_path / "data/train"), tmp_path / "base"
     save_model(fitted(), zoo.tiny_tokenizer(), base)
-    constraint = Constraint(scope="mlp_both", start="nnls", calibration=Calibration(tokens=256))
+    constraint = Constraint(scope="mlp_both", init="nnls", calibration=Calibration(tokens=256))
     settings = json.dumps({"constraint": as_mapping(constraint), "length": 64})
     start, paper = tmp_path / "starts/a/model", tmp_path / "starts/a/certificate.json"
     arguments = ["--settings", settings, "--base", base, "--train", data, "--model", start, "--certificate", paper]

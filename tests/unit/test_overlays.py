@@ -15,16 +15,16 @@ def study(root, *names):
 
 @pytest.mark.parametrize("base", ["pythia-1.4b.yaml", "pythia-70m.yaml", "pythia-410m.yaml"])
 def test_the_reference_preset_holds_the_first_studys_settings(root, base):
-    preset = study(root, base, "overlays/reference.yaml")
+    preset = study(root, base, "overlays/published.yaml")
     assert preset.study == "reference" and set(preset.arms) == {"baseline", "mlp_in", "mlp_both", "mlp_in_attn_out"}
     baseline, both = preset.training_of("baseline"), preset.training_of("mlp_both")
     assert (baseline.learning_rate, baseline.epochs, baseline.warm_up) == (1e-5, 5, 0.1)
     assert (both.learning_rate, both.epochs, both.warm_up) == (5e-5, 10, 0.2)
     for training in (baseline, both):
-        assert (training.weight_decay, training.clip, training.schedule) == (0.01, 1.0, "linear")
+        assert (training.weight_decay, training.max_grad_norm, training.schedule) == (0.01, 1.0, "linear")
         assert (training.global_batch, training.length, training.pure_bf16) == (32, 2048, False)
     constraint = preset.arms["mlp_both"].constraint
-    assert (constraint.start, constraint.map, constraint.cone) == ("abs", "softplus", "elementwise")
+    assert (constraint.init, constraint.map, constraint.cone) == ("abs", "softplus", "elementwise")
     assert preset.seeds == [42, 1337, 2024, 8888, 12345]
     attacks = preset.attacks
     assert (attacks.hotflip.flips, attacks.shared.documents) == (10, 200)
@@ -33,7 +33,7 @@ def test_the_reference_preset_holds_the_first_studys_settings(root, base):
 
 
 def test_the_bf16_form_is_asked_for_by_name(root):
-    preset = study(root, "pythia-1.4b.yaml", "overlays/reference.yaml", "overlays/reference-bf16.yaml")
+    preset = study(root, "pythia-1.4b.yaml", "overlays/published.yaml", "overlays/published-bf16.yaml")
     assert preset.study == "reference-bf16" and preset.training_of("mlp_both").pure_bf16
 
 

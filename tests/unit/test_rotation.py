@@ -16,7 +16,7 @@ from isotone.models import load_model, save_model
 from transformers import AutoModelForCausalLM
 
 IDS = zoo.random_ids(4, 24)
-CENTRED = Constraint(scope="gated_all", start="lift", norm="rotate_center")
+CENTRED = Constraint(scope="gated_all", init="lift", norm="rotate_center")
 
 
 def rotatable(family, **more):
@@ -114,7 +114,7 @@ def test_centring_a_full_direction_does_cost():
     ],
 )
 def test_models_that_do_not_fit_olmo_are_refused(family, more, why):
-    constraint = CENTRED if family != "gpt2" else Constraint(scope="mlp_both", start="lift", norm="rotate_center")
+    constraint = CENTRED if family != "gpt2" else Constraint(scope="mlp_both", init="lift", norm="rotate_center")
     with pytest.raises(ConfigurationError, match=why):
         constrain(zoo.tiny(family, **more), constraint, IDS)
 

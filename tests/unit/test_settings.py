@@ -71,7 +71,7 @@ def test_shipped_configurations_are_valid(path: Path) -> None:
 
 def test_settings_survive_their_own_json() -> None:
     study = read_study(
-        MINIMAL | {"arms": {"baseline": {}, "m": {"constraint": {"scope": "mlp_in", "start": "abs"}}}}, "x"
+        MINIMAL | {"arms": {"baseline": {}, "m": {"constraint": {"scope": "mlp_in", "init": "abs"}}}}, "x"
     )
     assert read_study(as_mapping(study), "again") == study
 
@@ -90,8 +90,8 @@ def test_a_null_arm_is_left_out() -> None:
 def test_runs_hold_arms_seeds_and_controls() -> None:
     raw = MINIMAL | {
         "seeds": [1, 2],
-        "arms": {"baseline": {}, "m": {"constraint": {"scope": "mlp_in", "start": "abs"}, "seeds": "once"}},
-        "nulls": {"kinds": ["tempered"]},
+        "arms": {"baseline": {}, "m": {"constraint": {"scope": "mlp_in", "init": "abs"}, "seeds": "once"}},
+        "controls": {"kinds": ["tempered"]},
     }
     assert read_study(raw, "x").runs() == [("baseline", 1), ("baseline", 2), ("m", 1), ("m~tempered", 1)]
 
@@ -103,8 +103,8 @@ def test_constraint_without_a_start_is_refused() -> None:
 
 def test_exact_reduction_needs_a_power_of_two_of_leaves() -> None:
     with pytest.raises(ConfigurationError, match="power-of-two"):
-        parse(Training, {"global_batch": 12, "leaf": 4})
-    assert parse(Training, {"global_batch": 12, "leaf": 4, "reduction": "fast"}).leaf == 4
+        parse(Training, {"global_batch": 12, "micro_batch_size": 4})
+    assert parse(Training, {"global_batch": 12, "micro_batch_size": 4, "reduction": "fast"}).micro_batch_size == 4
 
 
 def test_merge_replaces_lists_and_merges_sections() -> None:

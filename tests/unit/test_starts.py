@@ -57,7 +57,7 @@ def test_the_lift_changes_no_logit_on_layer_norm_models(family, more, scope, see
     ids = zoo.random_ids(2, 12, seed=seed)
     model = zoo.tiny(family, seed=seed, **more).double()
     before = logits(model, ids)
-    constraint = Constraint(scope=scope, start="lift")
+    constraint = Constraint(scope=scope, init="lift")
     lifted = constrain(model, constraint, ids)
     assert smallest(lifted, constraint) >= FLOOR * (1 - 1e-9)
     assert (logits(lifted, ids) - before).abs().max() <= 1e-9
@@ -69,7 +69,7 @@ def test_the_same_constants_on_an_rms_norm_model_do_change_logits():
 
     model, ids = zoo.tiny("llama").double(), zoo.random_ids(2, 12)
     before = logits(model, ids)
-    for projection in constrained(model, Constraint(scope="gated_all", start="lift")):
+    for projection in constrained(model, Constraint(scope="gated_all", init="lift")):
         (lift_columns if projection.role == "ffn_out" else lift_rows)(projection)
     assert (logits(model, ids) - before).abs().max() > 1e-2
 
@@ -77,21 +77,21 @@ def test_the_same_constants_on_an_rms_norm_model_do_change_logits():
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "t5"])
 def test_a_lift_without_centring_norms_is_refused(family):
     with pytest.raises(ConfigurationError, match=r"norms that centre.*rotate_center"):
-        constrain(zoo.tiny(family), Constraint(scope=scope_of(family), start="lift"), zoo.random_ids(1, 8))
+        constrain(zoo.tiny(family), Constraint(scope=scope_of(family), init="lift"), zoo.random_ids(1, 8))
     with pytest.raises(ConfigurationError, match="norms that centre"):
-        constrain(zoo.tiny(family), Constraint(scope=scope_of(family), start="abs", cone="strict"))
+        constrain(zoo.tiny(family), Constraint(scope=scope_of(family), init="abs", cone="strict"))
 
 
 def test_opt_with_norms_behind_its_sublayers_cannot_be_lifted():
     with pytest.raises(ConfigurationError, match="in front of every sublayer"):
-        constrain(zoo.tiny("opt", do_layer_norm_before=False), Constraint(scope="mlp_both", start="lift"))
+        constrain(zoo.tiny("opt", do_layer_norm_before=False), Constraint(scope="mlp_both", init="lift"))
 
 
 def test_lifted_weights_do_not_survive_bf16():
     model, ids = zoo.tiny("gpt_neox"), zoo.random_ids(2, 12)
     before = logits(model, ids)
     plain = (logits(zoo.tiny("gpt_neox").bfloat16().float(), ids) - before).abs().max()
-    constraint = Constraint(scope="mlp_both", start="lift")
+    constraint = Constraint(scope="mlp_both", init="lift")
     lifted = constrain(model, constraint, ids)
     assert (logits(lifted, ids) - before).abs().max() < 1e-3
     assert (logits(lifted.bfloat16().float(), ids) - before).abs().max() > 1.5 * plain
@@ -100,7 +100,7 @@ def test_lifted_weights_do_not_survive_bf16():
 def test_lifted_projections_stay_outside_autocast():
     import copy
 
-    ids, constraint = zoo.random_ids(2, 16), Constraint(scope="mlp_both", start="lift")
+    ids, constraint = zoo.random_ids(2, 16), Constraint(scope="mlp_both", init="lift")
     model = constrain(zoo.tiny("gpt_neox"), constraint, ids)
     exact = logits(model, ids)
 
@@ -109,7 +109,7 @@ def test_lifted_projections_stay_outside_autocast():
             return (logits(candidate, ids).float() - exact).abs().mean()
 
     guarded = copy.deepcopy(model)
-    guard_precision(guarded, Constraint(scope="mlp_both", start="abs"))
+    guard_precision(guarded, Constraint(scope="mlp_both", init="abs"))
     assert error(guarded) == error(model)  # only lifted weights need it
     guard_precision(guarded, constraint)
     assert torch.equal(logits(guarded, ids), exact)
@@ -123,7 +123,7 @@ def test_lifted_projections_stay_outside_autocast():
 def test_the_lift_keeps_the_residual_stream_centred_through_the_bias():
     ids = zoo.random_ids(2, 16)
     kept, loose = (
-        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", start="lift"), text) for text in (ids, None)
+        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", init="lift"), text) for text in (ids, None)
     )
 
     def mean_size(model):
@@ -136,7 +136,7 @@ def test_the_lift_keeps_the_residual_stream_centred_through_the_bias():
 @pytest.mark.parametrize("family", ["gpt_neox", "llama"])
 def test_without_feed_forward_nets_a_block_is_its_attention(family):
     ids = zoo.random_ids(2, 8)
-    model = constrain(zoo.tiny(family), Constraint(start="no_ffn"))
+    model = constrain(zoo.tiny(family), Constraint(init="no_ffn"))
     for sublayer in family_of(model).sublayers(model):
         assert not sublayer.exit.module(torch.randn(3, sublayer.exit.weight_OI.shape[1])).any()
     assert not torch.allclose(logits(model, ids), logits(zoo.tiny(family), ids))
@@ -146,17 +146,17 @@ def test_ablation_starts():
     frozen = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="sign_frozen"))
     ids = zoo.random_ids(2, 8)
     torch.testing.assert_close(logits(frozen, ids), logits(zoo.tiny("gpt_neox"), ids), rtol=0, atol=1e-4)
-    free = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="free", start="abs"))
-    bound = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="project", start="abs"))
+    free = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="free", init="abs"))
+    bound = constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", map="project", init="abs"))
     for name, parameter in free.named_parameters():
         assert torch.equal(parameter, bound.get_parameter(name))
 
 
 def test_a_projected_start_keeps_exact_zeros_and_a_softplus_start_has_none():
-    project = constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_in", start="relu", map="project"))
-    softplus = constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_in", start="relu", map="softplus"))
-    assert smallest(project, Constraint(scope="mlp_in", start="relu")) == 0
-    assert smallest(softplus, Constraint(scope="mlp_in", start="relu")) > 0.99e-4
+    project = constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_in", init="relu", map="project"))
+    softplus = constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_in", init="relu", map="softplus"))
+    assert smallest(project, Constraint(scope="mlp_in", init="relu")) == 0
+    assert smallest(softplus, Constraint(scope="mlp_in", init="relu")) > 0.99e-4
 
 
 @pytest.mark.parametrize("start", ["nnls", "nnls_block"])
@@ -167,7 +167,7 @@ def test_starts_that_look_at_activations_ask_for_text(start):
 
 def test_a_start_is_deterministic():
     ids = zoo.random_ids(2, 16)
-    one, two = (constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_both", start="lift"), ids) for _ in range(2))
+    one, two = (constrain(zoo.tiny("gpt2"), Constraint(scope="mlp_both", init="lift"), ids) for _ in range(2))
     assert all(torch.equal(parameter, two.get_parameter(name)) for name, parameter in one.named_parameters())
 
 
@@ -189,12 +189,12 @@ def test_the_strict_cone_starts_inside_itself(family, start):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"scope": "mlp_both", "start": "lift", "cone": "strict"}, "strict cone forbids"),
-        ({"scope": "mlp_both", "start": "keep"}, "needs non-negative weights"),
-        ({"scope": "mlp_both", "start": "no_ffn"}, "needs non-negative weights"),
-        ({"scope": "none", "start": "abs"}, "Choose a scope"),
-        ({"scope": "mlp_both", "start": "abs", "map": "sign_frozen"}, "keeps the pretrained signs"),
-        ({"scope": "mlp_both", "start": "abs", "add_bias": True}, "fits no biases"),
+        ({"scope": "mlp_both", "init": "lift", "cone": "strict"}, "strict cone forbids"),
+        ({"scope": "mlp_both", "init": "keep"}, "needs non-negative weights"),
+        ({"scope": "mlp_both", "init": "no_ffn"}, "needs non-negative weights"),
+        ({"scope": "none", "init": "abs"}, "Choose a scope"),
+        ({"scope": "mlp_both", "init": "abs", "map": "sign_frozen"}, "keeps the pretrained signs"),
+        ({"scope": "mlp_both", "init": "abs", "add_bias": True}, "fits no biases"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_before_any_model_is_loaded(settings, why):

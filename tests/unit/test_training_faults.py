@@ -124,7 +124,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def gradients(model: torch.nn.Module, engine: Engine) -> torch.Tensor:
     model.zero_grad()
-    engine.train(*batch(), seed=1, step=2, leaf=3)
+    engine.train(*batch(), seed=1, step=2, micro_batch=3)
     return torch.cat(
         [value.grad.flatten() / engine.loss_scale for value in model.parameters() if value.grad is not None]
     )
@@ -132,11 +132,13 @@ def gradients(model: torch.nn.Module, engine: Engine) -> torch.Tensor:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_low_precision_agrees_with_fp32_and_keeps_fp32_masters(precision: str) -> None:
-    training = Training(global_batch=2, leaf=2, length=16)
+    training = Training(global_batch=2, micro_batch_size=2, length=16)
     model = tiny("gpt_neox")
     exact = gradients(model, Engine(model, training, torch.device("cpu"), None))
     low = tiny("gpt_neox")
-    engine = Engine(low, Training(global_batch=2, leaf=2, length=16, precision=precision), torch.device("cpu"), None)
+    engine = Engine(
+        low, Training(global_batch=2, micro_batch_size=2, length=16, precision=precision), torch.device("cpu"), None
+    )
     rounded = gradients(low, engine)
     assert engine.scale.active == (precision == "fp16")
     error = float((rounded - exact).norm() / exact.norm())
@@ -146,8 +148,10 @@ def test_low_precision_agrees_with_fp32_and_keeps_fp32_masters(precision: str) -
 
 def test_checkpointed_activations_give_the_same_gradient() -> None:
     first, second = tiny("gpt_neox"), tiny("gpt_neox")
-    plain = gradients(first, Engine(first, Training(global_batch=2, leaf=2, length=16), torch.device("cpu"), None))
-    settings = Training(global_batch=2, leaf=2, length=16, gradient_checkpointing=True)
+    plain = gradients(
+        first, Engine(first, Training(global_batch=2, micro_batch_size=2, length=16), torch.device("cpu"), None)
+    )
+    settings = Training(global_batch=2, micro_batch_size=2, length=16, gradient_checkpointing=True)
     engine = Engine(second, settings, torch.device("cpu"), None)
     assert second.is_gradient_checkpointing
     assert torch.allclose(gradients(second, engine), plain, atol=1e-5)
@@ -158,12 +162,12 @@ def test_dropout_depends_on_the_position_and_not_on_the_past() -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
-    engine = Engine(model, Training(global_batch=2, leaf=2, length=16), torch.device("cpu"), None)
+    engine = Engine(model, Training(global_batch=2, micro_batch_size=2, length=16), torch.device("cpu"), None)
     first = gradients(model, engine)
     torch.rand(100)
     assert torch.equal(gradients(model, engine), first)
     model.zero_grad()
-    engine.train(*batch(), seed=1, step=2, leaf=4)
+    engine.train(*batch(), seed=1, step=2, micro_batch=4)
     other = torch.cat(
         [value.grad.flatten() / engine.loss_scale for value in model.parameters() if value.grad is not None]
     )
@@ -172,9 +176,11 @@ def test_dropout_depends_on_the_position_and_not_on_the_past() -> None:
 
 def test_a_teacher_pulls_and_must_share_the_vocabulary() -> None:
     model, teacher = tiny("gpt_neox"), tiny("gpt_neox")
-    settings = Training(global_batch=2, leaf=2, length=16, distillation=Distillation(alpha=1.0))
+    settings = Training(global_batch=2, micro_batch_size=2, length=16, distillation=Distillation(alpha=1.0))
     engine = Engine(model, settings, torch.device("cpu"), teacher)
-    assert float(engine.train(*batch(), seed=0, step=0, leaf=0)) == pytest.approx(0, abs=1e-3)  # it is its own teacher
+    assert float(engine.train(*batch(), seed=0, step=0, micro_batch=0)) == pytest.approx(
+        0, abs=1e-3
+    )  # it is its own teacher
     assert float(engine.score(*batch())) > 100  # validation is the plain loss
     other = tiny("gpt_neox")
     other.resize_token_embeddings(VOCABULARY + 8)

@@ -69,7 +69,7 @@ def test_it_equals_parametrize_and_torchs_adamw(name: str) -> None:
     model, oracle = Toy(), Toy()
     rule = WeightMap(name)
     rates = [0.01 * (1 - step / 40) for step in range(STEPS)]
-    training = Training(learning_rate=0.01, weight_decay=0.1, clip=0.0)
+    training = Training(learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.0)
     ours(model, {"first.weight": rule}, training, rates=rates)
     parametrize.register_parametrization(oracle.first, "weight", Map(rule))
     adamw = torch.optim.AdamW(
@@ -94,7 +94,7 @@ def test_it_equals_parametrize_and_torchs_adamw(name: str) -> None:
 
 def test_project_stays_in_the_cone() -> None:
     model = Toy()
-    ours(model, {"first.weight": WeightMap("project")}, Training(clip=0.0), rates=[0.1] * STEPS)
+    ours(model, {"first.weight": WeightMap("project")}, Training(max_grad_norm=0.0), rates=[0.1] * STEPS)
     assert float(model.first.weight.min()) == 0.0
 
 
@@ -103,7 +103,7 @@ def test_weight_decay_follows_the_analytic_curve(decay: bool) -> None:
     """Without a gradient W shrinks by the product of 1 - rate x decay; V alone never moves."""
     model = Toy()
     before = copy.deepcopy(model)
-    training = Training(weight_decay=0.5, clip=0.0)
+    training = Training(weight_decay=0.5, max_grad_norm=0.0)
     optimizer = Optimizer(model, {"first.weight": WeightMap("softplus")}, training, decay_weight=decay)
     factor = 1.0
     for step in range(STEPS):
@@ -118,7 +118,9 @@ def test_weight_decay_follows_the_analytic_curve(decay: bool) -> None:
 
 def test_each_group_is_clipped_by_its_own_norm() -> None:
     model = Toy()
-    optimizer = Optimizer(model, {"first.weight": WeightMap("softplus")}, Training(clip=0.01), decay_weight=False)
+    optimizer = Optimizer(
+        model, {"first.weight": WeightMap("softplus")}, Training(max_grad_norm=0.01), decay_weight=False
+    )
     optimizer.flat.fill_(1.0)
     norms = optimizer.finish_gradients(0.5)
     assert norms["matrices"] == pytest.approx(0.5 * 36**0.5)
@@ -141,11 +143,11 @@ def test_each_group_is_clipped_by_its_own_norm() -> None:
 def test_learning_rate_scales_are_fixed_at_the_start_and_travel_with_the_state() -> None:
     rule = WeightMap("softplus", scale_learning_rate=True)
     model = Toy()
-    optimizer = ours(model, {"first.weight": rule}, Training(clip=0.0), rates=[0.01] * STEPS)
+    optimizer = ours(model, {"first.weight": rule}, Training(max_grad_norm=0.0), rates=[0.01] * STEPS)
     scale = optimizer.scales["first.weight"]
     assert scale > 1.5
     copied = Toy()
-    other = Optimizer(copied, {"first.weight": rule}, Training(clip=0.0), decay_weight=False)
+    other = Optimizer(copied, {"first.weight": rule}, Training(max_grad_norm=0.0), decay_weight=False)
     state = {kind: {name: value.clone() for name, value in group.items()} for kind, group in optimizer.state().items()}
     other.load(state, updates=optimizer.updates, scales={"first.weight": 7.0})
     assert other._adamw.param_groups[0]["scale"] == 7.0
@@ -176,7 +178,7 @@ def test_a_state_that_does_not_fit_is_an_error() -> None:
 
 def test_a_strict_cone_has_a_latent_of_another_shape() -> None:
     model = tiny("gpt_neox")
-    constraint = Constraint(scope="mlp_in", cone="strict", start="abs")
+    constraint = Constraint(scope="mlp_in", cone="strict", init="abs")
     maps = weight_maps(model, constraint)
     optimizer = Optimizer(model, maps, Training(), decay_weight=False)
     name = next(iter(maps))

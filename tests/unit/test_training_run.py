@@ -143,7 +143,7 @@ def plain_loop(study: Study, run: Run, steps: int) -> tuple[list[float], torch.n
         for values in groups.values():
             norm = float(torch.stack([value.grad.norm() for value in values]).norm())
             for value in values:
-                value.grad *= min(1.0, training.clip / norm)
+                value.grad *= min(1.0, training.max_grad_norm / norm)
         share = (step - warm) / (steps - warm)
         for group in adamw.param_groups:
             group["lr"] = training.learning_rate * ((step + 1) / warm if step < warm else 1 - share)
@@ -156,7 +156,7 @@ def plain_loop(study: Study, run: Run, steps: int) -> tuple[list[float], torch.n
 
 
 def test_twenty_steps_equal_a_plain_loop_with_parametrize_and_stay_golden(study: Study, tmp_path: Path) -> None:
-    run = make(study, tmp_path, {"training": {"epochs": 5, "clip": 0.5, "weight_decay": 0.1}})
+    run = make(study, tmp_path, {"training": {"epochs": 5, "max_grad_norm": 0.5, "weight_decay": 0.1}})
     result = go(run)
     assert result["steps"] == 20
     ours = history(run)["loss"].dropna().tolist()
@@ -186,7 +186,7 @@ def test_every_scored_token_of_the_global_batch_counts_alike(study: Study, tmp_p
 
 
 def test_the_unconstrained_arm_is_the_same_trainer(study: Study, tmp_path: Path) -> None:
-    run = make(study, tmp_path, {"constraint": {"scope": "none", "start": "keep"}})
+    run = make(study, tmp_path, {"constraint": {"scope": "none", "init": "keep"}})
     result = go(run)
     assert result["certificate"] == "not_monotone_by_design"
     assert result["moved_share"] is None
@@ -200,7 +200,7 @@ def test_stopping_after_each_epoch_and_exporting_the_best(study: Study, tmp_path
             "epochs": 4,
             "learning_rate": 0.5,
             "schedule": "constant",
-            "clip": 0.0,
+            "max_grad_norm": 0.0,
             "faults": {"spike_factor": 0.0},
         }
     }
@@ -230,7 +230,7 @@ def test_a_damaged_best_is_trained_again(study: Study, tmp_path: Path, monkeypat
             "epochs": 4,
             "learning_rate": 0.5,
             "schedule": "constant",
-            "clip": 0.0,
+            "max_grad_norm": 0.0,
             "faults": {"spike_factor": 0.0},
         }
     }
@@ -342,7 +342,7 @@ def test_the_largest_leaf_is_found_recorded_and_kept(
 ) -> None:
     settings = {"training": {"micro_batch": "auto", "epochs": 2}}
     free = go(make(study, tmp_path / "free", settings))
-    assert free["leaf"] == 8
+    assert free["micro_batch_size"] == 8
     assert free["bitwise"] is False
     peaks = {1: 100, 2: 150, 4: 250, 8: 450}
     monkeypatch.setattr(micro_batch, "_try", lambda engine, blocks, leaf, device: peaks[leaf])
@@ -350,9 +350,9 @@ def test_the_largest_leaf_is_found_recorded_and_kept(
     run = make(study, tmp_path / "small", settings, {"target_memory": 1.0}, max_epochs=1)
     with pytest.raises(Unfinished):
         train(run)
-    assert events(run, "micro_batch")[0]["leaf"] == 4
+    assert events(run, "micro_batch")[0]["micro_batch_size"] == 4
     monkeypatch.setattr(micro_batch, "memory_limit", lambda device: 10_000)
-    assert go(run)["leaf"] == 4  # a start that resumes keeps what was recorded
+    assert go(run)["micro_batch_size"] == 4  # a start that resumes keeps what was recorded
     assert micro_batch.candidates(run.job.training, 4) == [1, 2]
 
 
@@ -378,12 +378,12 @@ def test_out_of_memory_halves_five_times_at_most(study: Study, tmp_path: Path, m
         return real(self, inputs, targets, **more)
 
     monkeypatch.setattr(engine.Engine, "train", scarce)
-    run = make(study, tmp_path / "a", {"training": {"leaf": 8, "epochs": 1}})
+    run = make(study, tmp_path / "a", {"training": {"micro_batch_size": 8, "epochs": 1}})
     result = go(run)
-    assert (result["leaf"], result["bitwise"]) == (2, False)
-    assert [event["leaf"] for event in events(run, "out_of_memory")] == [4, 2]
+    assert (result["micro_batch_size"], result["bitwise"]) == (2, False)
+    assert [event["micro_batch_size"] for event in events(run, "out_of_memory")] == [4, 2]
     limit[0] = 0
-    broke = make(study, tmp_path / "b", {"training": {"leaf": 8, "epochs": 1}})
+    broke = make(study, tmp_path / "b", {"training": {"micro_batch_size": 8, "epochs": 1}})
     with pytest.raises(ConfigurationError, match="Memory does not suffice"):
         train(broke)
     assert not (broke.folder / "refused.json").exists()  # another machine may have more

@@ -11,7 +11,7 @@ from isotone.training.schedule import Schedule
 
 
 def schedule(blocks: int = 100, **settings: object) -> Schedule:
-    return Schedule(Training(**({"global_batch": 8, "leaf": 8, "epochs": 3.0} | settings)), blocks)  # type: ignore[arg-type]
+    return Schedule(Training(**({"global_batch": 8, "micro_batch_size": 8, "epochs": 3.0} | settings)), blocks)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_alone_everything_is_trivial() -> None:
 
 @pytest.mark.parametrize(("reduction", "size", "leaves"), [("exact", 4, 16), ("fast", 3, 16), ("fast", 5, 7)])
 def test_leaves_are_dealt_out_once_in_order(reduction: str, size: int, leaves: int) -> None:
-    training = Training(global_batch=64, leaf=4, reduction=reduction)
+    training = Training(global_batch=64, micro_batch_size=4, reduction=reduction)
     dealt = [leaf_range(World(torch.device("cpu"), rank, size), leaves, training) for rank in range(size)]
     assert [leaf for part in dealt for leaf in part] == list(range(leaves))
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
@@ -78,4 +78,6 @@ def test_leaves_are_dealt_out_once_in_order(reduction: str, size: int, leaves: i
 @pytest.mark.parametrize(("reduction", "size"), [("exact", 3), ("exact", 32), ("fast", 17)])
 def test_what_cannot_be_dealt_out_is_a_matter_of_resources(reduction: str, size: int) -> None:
     with pytest.raises(ResourceError, match="processes"):
-        leaf_range(World(torch.device("cpu"), 0, size), 16, Training(global_batch=64, leaf=4, reduction=reduction))
+        leaf_range(
+            World(torch.device("cpu"), 0, size), 16, Training(global_batch=64, micro_batch_size=4, reduction=reduction)
+        )

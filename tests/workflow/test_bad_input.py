@@ -12,9 +12,9 @@ from tests.workflow.conftest import copy_checkout, run
 CASES = {
     "unknown key": ({"trainig": {}}, 'unknown key "trainig". Did you mean "training"?'),
     "wrong type": ({"training": {"epochs": "many"}}, "training.epochs is 'many'"),
-    "unknown scope": ({"arms": {"mlp_both": {"constraint": {"scope": "mlp_al", "start": "abs"}}}}, "mlp_al"),
+    "unknown scope": ({"arms": {"mlp_both": {"constraint": {"scope": "mlp_al", "init": "abs"}}}}, "mlp_al"),
     "scope of another family": (
-        {"arms": {"mlp_both": {"constraint": {"scope": "gated_all", "start": "abs"}}}},
+        {"arms": {"mlp_both": {"constraint": {"scope": "gated_all", "init": "abs"}}}},
         "matches nothing",
     ),
     "unknown arm": ({"report": {"reference": "basline"}}, 'Did you mean "baseline"?'),
@@ -26,7 +26,7 @@ CASES = {
     "missing text": ({"data": {"source": "local", "path": "no/such/folder"}}, "does not exist"),
     "missing model folder": ({"model": {"source": "local", "path": "no/such/model"}}, "no config.json there"),
     "hub without revision": ({"model": {"source": "hub", "name": "a/b"}}, "model.revision"),
-    "leaf": ({"training": {"global_batch": 10, "leaf": 4}}, "does not divide"),
+    "micro_batch_size": ({"training": {"global_batch": 10, "micro_batch_size": 4}}, "does not divide"),
     "study outside results": ({"study": "../elsewhere"}, "does not match"),
     "bad arm name": ({"arms": {"../x": {}}}, "small letters"),
 }

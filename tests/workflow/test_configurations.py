@@ -61,10 +61,10 @@ def test_a_shipped_study_is_planned_offline(checkout: Path, name: str) -> None:
 
 
 def test_the_reference_preset_is_planned_on_top_of_a_model(checkout: Path) -> None:
-    files = ["config/pythia-1.4b.yaml", "config/overlays/reference.yaml"]
+    files = ["config/pythia-1.4b.yaml", "config/overlays/published.yaml"]
     done = run(checkout, "-m", "snakemake", "-n", "--configfile", *files, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
-    expected = jobs(study_of("pythia-1.4b.yaml", "overlays/reference.yaml"))
+    expected = jobs(study_of("pythia-1.4b.yaml", "overlays/published.yaml"))
     counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout + done.stderr, re.M))
     assert {rule: int(counts[rule]) for rule in expected} == expected
 

@@ -19,14 +19,14 @@ from tests.unit.models_zoo import tiny, tiny_tokenizer
 from tests.workflow.conftest import copy_checkout, run
 
 # Scope, start and norm of the constrained arm: a lift where the family allows one.
-PLAIN = {"scope": "mlp_both", "start": "lift"}
-ROTATED = {"scope": "gated_all", "start": "lift", "norm": "rotate_center"}
+PLAIN = {"scope": "mlp_both", "init": "lift"}
+ROTATED = {"scope": "gated_all", "init": "lift", "norm": "rotate_center"}
 CONSTRAINTS = {
     "gpt2": PLAIN,
     "opt": PLAIN,
     "llama": ROTATED,
-    "mistral": {"scope": "gated_all", "start": "relu"},
-    "qwen2": {"scope": "gated_updown", "start": "abs"},
+    "mistral": {"scope": "gated_all", "init": "relu"},
+    "qwen2": {"scope": "gated_updown", "init": "abs"},
 }
 MODELS = {"llama": {"rms_norm_eps": 1e-5}}  # the epsilon of the norm that rotating leads to
 WITH_NULL = {"gpt2", "qwen2"}  # a lifted arm is no worse than the baseline, so that its null has nothing to temper
@@ -51,7 +51,7 @@ def study_of(family: str, model: Path) -> dict[str, Any]:
             "splits": {"train": 0.4, "validation": 0.1, "test": 0.1, "attack_search": 0.2, "attack_test": 0.2},
         },
         "training": {
-            "max_steps": STEPS, "global_batch": 8, "leaf": 8, "length": 32, "learning_rate": 3.0e-3, "validation_blocks": 8,
+            "max_steps": STEPS, "global_batch": 8, "micro_batch_size": 8, "length": 32, "learning_rate": 3.0e-3, "validation_blocks": 8,
         },
         "arms": {"baseline": {}, "constrained": {"constraint": CONSTRAINTS[family] | {"map": "softplus"}}},
         "perplexity": {"protocols": ["document"], "length": 32, "documents": 4},
@@ -60,7 +60,7 @@ def study_of(family: str, model: Path) -> dict[str, Any]:
             "shared": {"documents": 4, "search_documents": 4, "window": 24, "doubling": 2},
             "hotflip": {"flips": 2, "candidates": 4},
         },
-        "nulls": {"kinds": ["tempered"] if family in WITH_NULL else [], "attacks": ["hotflip"]},
+        "controls": {"kinds": ["tempered"] if family in WITH_NULL else [], "attacks": ["hotflip"]},
         "report": {"resamples": 1000},
     }  # fmt: skip
 

@@ -58,7 +58,7 @@ def test_a_deleted_training_marker_reruns_one_training(study: Path) -> None:
 
 
 def test_a_learning_rate_retrains_only_its_arm(study: Path) -> None:
-    edit(study / "config/smoke.yaml", "start: abs}", "start: abs}\n    training: {learning_rate: 2.0e-3}")
+    edit(study / "config/smoke.yaml", "init: abs}", "init: abs}\n    training: {learning_rate: 2.0e-3}")
     plan = planned(study)
     assert plan["train_monotonic"] == 2
     assert not {"train_baseline", "pretrain", "setup", "tokenize", "apply_monotonicity"} & set(plan)

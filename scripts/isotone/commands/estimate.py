@@ -180,7 +180,7 @@ class Estimate:
             for protocol in study.perplexity.protocols
         )
         found.append(self._scoring("perplexity", len(runs), test * scored, 0.0, study.perplexity.length))
-        for attack in dict.fromkeys([*study.attacks.run, *study.nulls.attacks]):
+        for attack in dict.fromkeys([*study.attacks.run, *study.controls.attacks]):
             jobs = sum(attack in study.attacks_of(arm) for arm, _ in runs)
             forward, backward = attack_tokens(study, attack)
             found.append(self._scoring(f"attack {attack}", jobs, forward, backward, study.attacks.shared.window))
@@ -202,7 +202,7 @@ class Estimate:
         memory = training_memory(self.shape, self.study.training)
         found.append(
             f"memory of training: {memory.total / GIB:.1f} GiB (state {memory.state / GIB:.1f}, activations of a leaf of "
-            f"{self.study.training.leaf} x {self.study.training.length}: {memory.activations / GIB:.1f})"
+            f"{self.study.training.micro_batch_size} x {self.study.training.length}: {memory.activations / GIB:.1f})"
         )
         gib = DEVICES[self.device][2]
         if gib:
@@ -212,7 +212,9 @@ class Estimate:
                 found.append(f"PLAN-ONLY: {error}")
             else:
                 if memory.total > gib * GIB:
-                    found.append("a leaf does not fit: lower training.leaf or set training.gradient_checkpointing")
+                    found.append(
+                        "a micro-batch does not fit: lower training.micro_batch_size or set training.gradient_checkpointing"
+                    )
         return found
 
 

@@ -9,7 +9,7 @@ from isotone.errors import ConfigurationError
 
 SCOPES = ["none", "mlp_in", "mlp_both", "mlp_in_attn_out", "gated_updown", "gated_all"]
 MAPS = ["softplus", "exp", "square", "abs", "project", "sign_frozen", "free"]
-STARTS = ["keep", "abs", "relu", "nnls", "nnls_block", "lift", "no_ffn"]
+INITS = ["keep", "abs", "relu", "nnls", "nnls_block", "lift", "no_ffn"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Constraint:
     map: str = setting(
         "softplus", "W = f(V); `project` clamps, `sign_frozen` keeps signs, `free` is unconstrained", enum=MAPS
     )
-    start: str = setting(
-        "keep", "how W starts from the pretrained weights; `keep` only with scope none or map sign_frozen", enum=STARTS
+    init: str = setting(
+        "keep", "how W starts from the pretrained weights; `keep` only with scope none or map sign_frozen", enum=INITS
     )
     learning_rate_scale: str = setting(
         "none", "auto: learning rate of V times 1 / mean(dW/dV), at most 50", enum=["none", "auto"]
@@ -56,32 +56,32 @@ class Constraint:
     )
     add_bias: bool = setting(False, "data-driven starts may add output biases")
     calibration: Calibration = section(Calibration, "activations that data-driven starts look at")
-    block_reconstruction: BlockReconstruction = section(BlockReconstruction, "for start nnls_block")
+    block_reconstruction: BlockReconstruction = section(BlockReconstruction, "for init nnls_block")
 
     def __post_init__(self) -> None:
         for wrong, sentence in (
             (
-                self.scope != "none" and self.map not in ("sign_frozen", "free") and self.start in ("keep", "no_ffn"),
-                f'constraint.start is "{self.start}", but scope {self.scope} needs non-negative weights. '
+                self.scope != "none" and self.map not in ("sign_frozen", "free") and self.init in ("keep", "no_ffn"),
+                f'constraint.init is "{self.init}", but scope {self.scope} needs non-negative weights. '
                 "Choose abs, relu, nnls, nnls_block or lift.",
             ),
             (
-                self.scope == "none" and self.start not in ("keep", "no_ffn"),
-                f'constraint.start is "{self.start}", but scope none has no weights to start. Choose a scope.',
+                self.scope == "none" and self.init not in ("keep", "no_ffn"),
+                f'constraint.init is "{self.init}", but scope none has no weights to start. Choose a scope.',
             ),
             (
-                self.map == "sign_frozen" and self.start != "keep",
-                f"constraint.map sign_frozen keeps the pretrained signs, which start {self.start} would change. "
-                "Choose start keep.",
+                self.map == "sign_frozen" and self.init != "keep",
+                f"constraint.map sign_frozen keeps the pretrained signs, which init {self.init} would change. "
+                "Choose init keep.",
             ),
             (
-                self.cone == "strict" and self.start == "lift",
-                "constraint.start is lift, which the strict cone forbids: centred coordinates leave no free constant. "
+                self.cone == "strict" and self.init == "lift",
+                "constraint.init is lift, which the strict cone forbids: centred coordinates leave no free constant. "
                 "Choose nnls, nnls_block, abs or relu.",
             ),
             (
-                self.add_bias and self.start not in ("nnls", "nnls_block"),
-                f"constraint.add_bias is true, but start {self.start} fits no biases. Choose nnls or nnls_block.",
+                self.add_bias and self.init not in ("nnls", "nnls_block"),
+                f"constraint.add_bias is true, but init {self.init} fits no biases. Choose nnls or nnls_block.",
             ),
         ):
             if wrong:

@@ -32,7 +32,7 @@ An arm is a named combination of a constraint and, where it differs, training se
 arms:
   baseline: {}
   mlp_both:
-    constraint: {scope: mlp_both, map: softplus, start: abs}
+    constraint: {scope: mlp_both, map: softplus, init: abs}
     training: {learning_rate: 5.0e-5}
 ```
 

@@ -109,7 +109,7 @@ class Attacks:
 
 
 @dataclass(frozen=True)
-class Nulls:
+class Controls:
     """Controls of equal quality: what robustness a worse model has for free."""
 
     kinds: list[str] = setting(["tempered"], "which controls are made for each constrained arm", uniqueItems=True)

@@ -11,7 +11,7 @@ from isotone.config.schema import setting
 class Report:
     """How results are summarised."""
 
-    reference: str = setting("baseline", "the arm that others are compared with")
+    baseline: str = setting("baseline", "the arm that others are compared with")
     confidence: float = setting(0.95, "level of intervals", exclusiveMinimum=0, exclusiveMaximum=1)
     resamples: int = setting(10_000, "bootstrap resamples", minimum=100)
     seed: int = setting(0, "bootstrap and permutation draws")

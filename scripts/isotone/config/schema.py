@@ -88,6 +88,16 @@ def schema_of(cls: type) -> dict[str, Any]:
     return schema | ({"required": required} if required else {})
 
 
+# Keys that were called otherwise in version 0.1, and what they are called now.
+RENAMED = {
+    "leaf": "micro_batch_size",
+    "clip": "max_grad_norm",
+    "start": "init",
+    "nulls": "controls",
+    "reference": "baseline",
+}
+
+
 def suggestion(word: str, known: typing.Iterable[str]) -> str:
     """``' Did you mean "..."?'`` for the nearest known word, or the list of them."""
     known = sorted(known)
@@ -104,6 +114,10 @@ def _paragraph(error: jsonschema.ValidationError, where: str) -> str:
     if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
         known = error.schema.get("properties", {})
         extra = next(key for key in error.instance if key not in known)
+        if RENAMED.get(str(extra)) in known:
+            return (
+                f'{_key(error, where)} has the key "{extra}", which is called "{RENAMED[str(extra)]}" now. Rename it.'
+            )
         return f'{_key(error, where)} has the unknown key "{extra}".{suggestion(str(extra), known)}'
     if error.validator == "enum":
         near = suggestion(str(error.instance), map(str, error.validator_value))

@@ -9,7 +9,7 @@ from typing import Any
 
 from isotone.config.constraint import Constraint
 from isotone.config.data import Data, Model
-from isotone.config.evaluation import ATTACKS, Attacks, Nulls, OrderPreservation, Perplexity
+from isotone.config.evaluation import ATTACKS, Attacks, Controls, OrderPreservation, Perplexity
 from isotone.config.report import Report
 from isotone.config.schema import as_mapping, check, merge, parse, section, setting, suggestion
 from isotone.config.training import Operation, Training, TrainJob
@@ -50,7 +50,7 @@ class Study:
     arms: dict[str, Arm] = setting({}, "model variants by name", minProperties=1)
     perplexity: Perplexity = section(Perplexity, "clean quality")
     attacks: Attacks = section(Attacks, "attacks and their budgets")
-    nulls: Nulls = section(Nulls, "controls of equal quality")
+    controls: Controls = section(Controls, "controls of equal quality")
     order_preservation: OrderPreservation = section(OrderPreservation, "order of graded sentences in hidden states")
     report: Report = section(Report, "statistics and report")
     operation: Operation = section(Operation, "how runs are operated; changes no result")
@@ -65,14 +65,14 @@ class Study:
                 raise ConfigurationError(
                     f'arms has the name "{name}". Use small letters, digits and _, starting with a letter.'
                 )
-        if self.report.reference not in self.arms:
+        if self.report.baseline not in self.arms:
             raise ConfigurationError(
-                f'report.reference is "{self.report.reference}", which is not an arm.{suggestion(self.report.reference, self.arms)}'
+                f'report.baseline is "{self.report.baseline}", which is not an arm.{suggestion(self.report.baseline, self.arms)}'
             )
         for key, names in (
             ("attacks.run", self.attacks.run),
             ("attacks.transfer", self.attacks.transfer),
-            ("nulls.attacks", self.nulls.attacks),
+            ("controls.attacks", self.controls.attacks),
         ):
             for attack in names:
                 if attack not in ATTACKS:
@@ -106,7 +106,7 @@ class Study:
 
     def control_arms(self) -> list[str]:
         """Controls of equal quality, as arm names ``{arm}~{kind}``."""
-        return [f"{arm}~{kind}" for arm in self.constrained_arms() for kind in self.nulls.kinds]
+        return [f"{arm}~{kind}" for arm in self.constrained_arms() for kind in self.controls.kinds]
 
     def runs(self) -> list[tuple[str, int]]:
         """Every (arm, seed) that a complete study holds, controls included."""
@@ -114,7 +114,7 @@ class Study:
 
     def attacks_of(self, arm: str) -> list[str]:
         """The attacks that run on an arm or control."""
-        return self.nulls.attacks if "~" in arm else self.attacks.run
+        return self.controls.attacks if "~" in arm else self.attacks.run
 
 
 def read_study(raw: Mapping[str, Any], where: str) -> Study:

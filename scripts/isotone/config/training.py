@@ -41,11 +41,11 @@ class Training:
     epochs: float = setting(1.0, "passes over the training blocks", exclusiveMinimum=0)
     max_steps: int = setting(0, "upper bound on optimizer steps; 0: none", minimum=0)
     global_batch: int = setting(32, "sequences per optimizer step, on any number of processes", minimum=1)
-    leaf: int = setting(8, "sequences per forward pass", minimum=1)
+    micro_batch_size: int = setting(8, "sequences per forward pass", minimum=1)
     micro_batch: str = setting(
-        "leaf",
-        "auto: instead of `leaf`, the largest power of two that fits into memory; recorded, then kept",
-        enum=["leaf", "auto"],
+        "fixed",
+        "auto: instead of `micro_batch_size`, the largest power of two that fits into memory; recorded, then kept",
+        enum=["fixed", "auto"],
     )
     length: int = setting(256, "tokens per training block", minimum=8)
     threads: int = setting(1, "CPU threads of torch; the bits of a CPU run depend on it", minimum=1)
@@ -56,7 +56,7 @@ class Training:
     beta1: float = setting(0.9, "AdamW", minimum=0, exclusiveMaximum=1)
     beta2: float = setting(0.999, "AdamW", minimum=0, exclusiveMaximum=1)
     epsilon: float = setting(1e-8, "AdamW", exclusiveMinimum=0)
-    clip: float = setting(1.0, "largest gradient norm, per parameter group; 0: no clipping", minimum=0)
+    max_grad_norm: float = setting(1.0, "largest gradient norm, per parameter group; 0: no clipping", minimum=0)
     precision: str = setting(
         "fp32",
         "arithmetic of the forward and backward pass; master weights are always fp32",
@@ -80,21 +80,21 @@ class Training:
     faults: Faults = section(Faults, "what training does about numerical trouble")
 
     def __post_init__(self) -> None:
-        if self.global_batch % self.leaf:
+        if self.global_batch % self.micro_batch_size:
             raise ConfigurationError(
-                f"training.global_batch is {self.global_batch}, which training.leaf = {self.leaf} does not divide. "
-                "Choose a leaf that divides the global batch."
+                f"training.global_batch is {self.global_batch}, which training.micro_batch_size = {self.micro_batch_size} does not divide. "
+                "Choose a micro-batch that divides the global batch."
             )
         if self.compression != "none" and self.reduction != "fast":
             raise ConfigurationError(
                 f"training.compression is {self.compression}, which training.reduction = exact does not know. "
                 "Choose reduction: fast, or compression: none."
             )
-        leaves = self.global_batch // self.leaf
+        leaves = self.global_batch // self.micro_batch_size
         if self.reduction == "exact" and leaves & (leaves - 1):
             raise ConfigurationError(
-                f"training.reduction is exact, which needs a power-of-two number of leaves; global_batch / leaf = {leaves}. "
-                "Change leaf, or choose reduction: fast."
+                f"training.reduction is exact, which needs a power-of-two number of micro-batches; global_batch / micro_batch_size = {leaves}. "
+                "Change micro_batch_size, or choose reduction: fast."
             )
 
 

@@ -167,7 +167,7 @@ def calibrate(
             ours, wanted = capture(student, ids_BT, names), capture(teacher, ids_BT, names)
             for projection in stage:
                 _fit(projection, ours[projection.name].inputs_NI, wanted[projection.name].outputs_NO, settings)
-        if stages and settings.start == "nnls_block":
+        if stages and settings.init == "nnls_block":
             entrance, exit_name = sublayer.entrances[0].name, sublayer.exit.name
             seen = capture(student, ids_BT, [entrance], outputs=False)[entrance]
             targets_ND = capture(teacher, ids_BT, [theirs[sublayer.layer].exit.name])[exit_name].outputs_NO

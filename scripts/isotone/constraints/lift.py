@@ -36,7 +36,7 @@ def fold_gain(sublayer: Sublayer) -> None:
             if projection.bias is None:
                 raise ConfigurationError(
                     f"{projection.name} has no bias, so the bias of {sublayer.norm_name} cannot move into it. "
-                    "Choose constraint.start nnls or abs for this model."
+                    "Choose constraint.init nnls or abs for this model."
                 )
             projection.bias.add_(projection.weight_OI @ shift)
         if gain is not None:
@@ -54,7 +54,7 @@ def require_centring(model: nn.Module, what: str) -> None:
         raise ConfigurationError(
             f"{what} needs norms that centre their output and stand in front of every sublayer; this {family.name} "
             "model has none. Llama-like models get them from constraint.norm rotate_center; else choose "
-            "constraint.start nnls or nnls_block and the elementwise cone."
+            "constraint.init nnls or nnls_block and the elementwise cone."
         )
 
 
@@ -97,7 +97,7 @@ def outside_autocast(projections: Sequence[Projection]) -> None:
 
 def lift(model: nn.Module, projections: Sequence[Projection], ids_BT: Tensor | None) -> None:
     """Lift projections whose norms' gains are folded already; ``ids_BT`` gives mean inputs."""
-    require_centring(model, "constraint.start lift")
+    require_centring(model, "constraint.init lift")
     writers = [projection for projection in projections if projection.role in ("ffn_out", "attention_out")]
     means: dict[str, Tensor] = {}
     if ids_BT is not None and writers:

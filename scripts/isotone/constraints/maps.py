@@ -133,7 +133,7 @@ def weight_maps(model: nn.Module, settings: Constraint) -> dict[str, WeightMap]:
     Raises:
         ConfigurationError: if the scope does not fit the model.
     """
-    if settings.start == "no_ffn":
+    if settings.init == "no_ffn":
         return {sublayer.exit.weight_name: WeightMap("zero") for sublayer in family_of(model).sublayers(model)}
     maps = {}
     for projection in constrained(model, settings):

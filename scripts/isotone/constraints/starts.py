@@ -30,10 +30,10 @@ def floor_of(settings: Constraint) -> float:
 def _check(model: nn.Module, settings: Constraint, ids_BT: Tensor | None) -> None:
     if settings.cone == "strict":
         require_centring(model, "constraint.cone strict")
-    needs = settings.start in ("nnls", "nnls_block") or settings.activation == "isotonic"
+    needs = settings.init in ("nnls", "nnls_block") or settings.activation == "isotonic"
     if ids_BT is None and needs:
         raise ConfigurationError(
-            f"constraint.start {settings.start} with activation {settings.activation} looks at activations and needs "
+            f"constraint.init {settings.init} with activation {settings.activation} looks at activations and needs "
             "calibration text. Give token ids."
         )
 
@@ -53,7 +53,7 @@ def rectify(projections: Sequence[Projection], settings: Constraint) -> None:
     for projection in projections:
         coordinates = coordinates_of(projection, settings.cone)
         inside = coordinates.read(projection.parameter)
-        inside = inside.abs() if settings.start == "abs" else inside
+        inside = inside.abs() if settings.init == "abs" else inside
         projection.parameter.copy_(coordinates.write(inside.clamp_min(floor_of(settings))))
 
 
@@ -89,22 +89,22 @@ def constrain(model: PreTrainedModel, settings: Constraint, calibration: Tensor 
     projections = constrained(model, settings)
     _check(model, settings, calibration)
     teacher = None
-    if settings.start in ("nnls", "nnls_block"):
+    if settings.init in ("nnls", "nnls_block"):
         import copy
 
         teacher = copy.deepcopy(model)
-    if settings.start == "lift" or settings.cone == "strict":
+    if settings.init == "lift" or settings.cone == "strict":
         for sublayer in selected_sublayers(model, settings):
             fold_gain(sublayer)
     if settings.activation != "keep":
         from isotone.constraints.activations import replace_activations
 
         replace_activations(model, settings, calibration)
-    if settings.start == "no_ffn":
+    if settings.init == "no_ffn":
         remove_feed_forward(model)
-    elif settings.start == "lift":
+    elif settings.init == "lift":
         lift(model, projections, calibration)
-    elif settings.start in ("abs", "relu"):
+    elif settings.init in ("abs", "relu"):
         rectify(projections, settings)
     elif teacher is not None and calibration is not None:
         from isotone.constraints.calibration import calibrate
@@ -116,5 +116,5 @@ def constrain(model: PreTrainedModel, settings: Constraint, calibration: Tensor 
 
 def guard_precision(model: nn.Module, settings: Constraint) -> None:
     """Before training in bf16: lifted projections compute in the precision of their weights."""
-    if settings.start == "lift":
+    if settings.init == "lift":
         outside_autocast(constrained(model, settings))

@@ -2,7 +2,7 @@
 
 Per layer and axis, probe directions are fitted on the training chains (each on half of
 them) and read on chains of other topics in other templates: the share of directions a
-with ``a . h <= a . h'`` for a weaker sentence h and a stronger h'. Nulls: the same probes
+with ``a . h <= a . h'`` for a weaker sentence h and a stronger h'. Controls: the same probes
 fitted on chains whose order was shuffled, and random directions; both are near one half.
 """
 

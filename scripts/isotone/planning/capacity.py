@@ -167,7 +167,7 @@ def training_memory(shape: Shape, training: Training, *, constrained: bool = Tru
     Activations follow Korthikanti et al. 2022 (arXiv:2205.05198), section 4, without the attention
     matrix (SDPA never holds it): about 34 bytes a token, layer and feature in 16 bits.
     """
-    tokens = training.leaf * training.length
+    tokens = training.micro_batch_size * training.length
     width = 2 if training.precision in ("bf16", "fp16", "auto") else 4
     wide = shape.intermediate * (3 if shape.gated else 2) / shape.hidden
     layer = tokens * shape.hidden * width * (9.0 + wide)

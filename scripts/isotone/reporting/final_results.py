@@ -50,7 +50,7 @@ def in_fixed_order(study: Study) -> Study:
     Settings travel as canonical JSON, which sorts keys; the order in which a user
     wrote the arms must not show in the results.
     """
-    reference = study.report.reference
+    reference = study.report.baseline
     arms = sorted(study.arms, key=lambda name: (name != reference, name))
     return replace(study, arms={name: study.arms[name] for name in arms})
 

@@ -124,10 +124,12 @@ class Engine:
             self._hidden(self.model, inputs_BT), Head(*head_of(self.model)), targets_BT.flatten(), teacher=guide
         )
 
-    def train(self, inputs_BT: Tensor, targets_BT: Tensor, *, seed: int, step: int, leaf: int) -> Tensor:
-        """Add one leaf's gradient, times `loss_scale`; returns its summed loss (a scalar on the device)."""
+    def train(self, inputs_BT: Tensor, targets_BT: Tensor, *, seed: int, step: int, micro_batch: int) -> Tensor:
+        """Add one micro-batch's gradient, times `loss_scale`; returns its summed loss (a scalar on the device)."""
         self.model.train()
-        torch.manual_seed(mix(mix(seed) ^ mix(step) ^ leaf) >> 1)  # dropout depends on the position, not on the past
+        torch.manual_seed(
+            mix(mix(seed) ^ mix(step) ^ micro_batch) >> 1
+        )  # dropout depends on the position, not on the past
         loss = self._loss(inputs_BT, targets_BT, self.teacher)
         (loss * self.loss_scale).backward()
         return loss.detach()

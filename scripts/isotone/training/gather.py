@@ -72,7 +72,7 @@ class Gatherer:
             ResourceError: if halving does not help.
         """
         while True:
-            rows = torch.zeros(self.training.global_batch // progress.leaf, 2, dtype=torch.float64)
+            rows = torch.zeros(self.training.global_batch // progress.micro_batch_size, 2, dtype=torch.float64)
             failed = False
             try:
                 self._accumulate(progress, flat, rows)
@@ -95,7 +95,7 @@ class Gatherer:
     def _accumulate(self, progress: Progress, flat: torch.Tensor, rows: torch.Tensor) -> None:
         if self.reader is None:
             raise ValueError("deal before gathering")
-        size, exact = progress.leaf, self.training.reduction == "exact"
+        size, exact = progress.micro_batch_size, self.training.reduction == "exact"
         flat.zero_()
         self.tree.clear()
         batch = self.reader.get(progress.step)
@@ -103,7 +103,9 @@ class Gatherer:
         for position, leaf in enumerate(self.leaves):
             part = slice(position * size, (position + 1) * size)
             inputs_BT, targets_BT = batch.inputs_BT[part], batch.targets_BT[part]
-            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, leaf=leaf))
+            losses.append(
+                self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, micro_batch=leaf)
+            )
             rows[leaf, 1] = batch.scored_B[part].sum()
             if exact and len(self.leaves) > 1:
                 self.tree.add(flat)
@@ -112,14 +114,14 @@ class Gatherer:
         self.tree.take(flat)
 
     def _halve(self, progress: Progress) -> None:
-        if progress.leaf % 2 or progress.halvings >= HALVINGS:
+        if progress.micro_batch_size % 2 or progress.halvings >= HALVINGS:
             raise ResourceError(
-                f"Memory does not suffice for {progress.leaf} sequences of training.length = {self.training.length} at "
-                f"once, after {progress.halvings} halvings of training.leaf = {self.training.leaf}. Use more processes, "
+                f"Memory does not suffice for {progress.micro_batch_size} sequences of training.length = {self.training.length} at "
+                f"once, after {progress.halvings} halvings of training.micro_batch_size = {self.training.micro_batch_size}. Use more processes, "
                 "a device with more memory, training.gradient_checkpointing: true, or a smaller training.length."
             )
-        progress.leaf, progress.halvings = progress.leaf // 2, progress.halvings + 1
+        progress.micro_batch_size, progress.halvings = progress.micro_batch_size // 2, progress.halvings + 1
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.events("out_of_memory", step=progress.step, leaf=progress.leaf)
-        self.deal(progress.leaf)
+        self.events("out_of_memory", step=progress.step, micro_batch=progress.micro_batch_size)
+        self.deal(progress.micro_batch_size)

@@ -99,7 +99,7 @@ class Loop:
             self.guard.load(self.progress.guard)
         parts.engine.scale.load(self.progress.loss_scale)
         parts.telemetry.resume(self.progress.step, self.progress.history)
-        parts.gather.deal(self.progress.leaf)
+        parts.gather.deal(self.progress.micro_batch_size)
         self._clock = self._saved = time.monotonic()
         self._resumed = self.progress.step
 
@@ -233,7 +233,7 @@ class Loop:
 
     def _validate(self) -> None:
         """Score the first validation blocks; a signal in between is obeyed at once, and this starts again."""
-        parts, size = self.parts, self.progress.leaf
+        parts, size = self.parts, self.progress.micro_batch_size
         count = min(parts.training.validation_blocks, len(parts.validation))
         starts = range(0, count, size)
         rows = torch.zeros(len(starts), 2, dtype=torch.float64)

@@ -62,7 +62,7 @@ def choose(
     last growth would still fit.
     """
     if training.micro_batch != "auto":
-        return training.leaf
+        return training.micro_batch_size
     limit = int(
         operation.target_memory * memory_limit(world.device) / (1 if world.device.type == "cuda" else world.size)
     )
@@ -77,7 +77,7 @@ def choose(
         growth, before = (peak or 0) - before, peak or 0
         if world.any(before + 2 * growth > limit and leaf > 1)[0]:
             break
-    events("micro_batch", leaf=chosen, limit=limit, peak=before)
+    events("micro_batch", micro_batch_size=chosen, limit=limit, peak=before)
     return chosen
 
 
@@ -86,7 +86,7 @@ def _try(engine: Engine, blocks: Blocks, leaf: int, device: torch.device) -> int
     window = torch.zeros(leaf, blocks.length, dtype=torch.int64, device=device)
     _reset_peak(device)
     try:
-        engine.train(window, window, seed=0, step=0, leaf=0)
+        engine.train(window, window, seed=0, step=0, micro_batch=0)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -141,7 +141,7 @@ class Optimizer:
         """
         values = self.values()
         for group, names in self.groups.items():
-            limit = self.training.clip
+            limit = self.training.max_grad_norm
             if limit and norms.get(group, 0.0) > limit:
                 for name in names:
                     if (grad := values[name].grad) is not None:

@@ -18,7 +18,7 @@ class Progress:
     Attributes:
         step: optimizer steps done, skipped and passed-over ones included.
         updates: steps that changed the weights.
-        leaf: sequences per forward pass; smaller than the setting after running out of memory.
+        micro_batch_size: sequences per forward pass; smaller than the setting after running out of memory.
         best: ``{"step", "loss"}`` of the best validation so far.
         validated: the last step that was validated, with its loss.
         seconds: spent training, over all starts; ``useful`` of them on steps that count.
@@ -30,7 +30,7 @@ class Progress:
     step: int = 0
     updates: int = 0
     tokens: int = 0
-    leaf: int = 0
+    micro_batch_size: int = 0
     halvings: int = 0
     best: Json | None = None
     start_loss: float | None = None

@@ -197,7 +197,11 @@ def _prepare(
             else None,
             start_weights=lambda: dict(load_model(run.start, device=world.device).named_parameters()),
         ),
-        Progress(leaf=training.leaf, identity=as_mapping(run.identity), versions=environment.versions()),
+        Progress(
+            micro_batch_size=training.micro_batch_size,
+            identity=as_mapping(run.identity),
+            versions=environment.versions(),
+        ),
         max_epochs=run.max_epochs,
     )
     if world.leads:
@@ -209,7 +213,9 @@ def _prepare(
         if found:
             _check_identity(run, found.progress)
     if not world.share(found is not None):
-        loop.fresh.leaf = micro_batch.choose(training, operation, world, engine, train, optimizer.flat, events)
+        loop.fresh.micro_batch_size = micro_batch.choose(
+            training, operation, world, engine, train, optimizer.flat, events
+        )
     loop.resume(found)
     events(
         "resume" if found else "start",

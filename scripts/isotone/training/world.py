@@ -122,12 +122,12 @@ def leaf_range(world: World, leaves: int, training: Training) -> range:
     """
     if training.reduction == "exact" and (world.size & (world.size - 1) or world.size > leaves):
         raise ResourceError(
-            f"{world.size} processes cannot share {leaves} leaves (training.global_batch / training.leaf) with "
+            f"{world.size} processes cannot share {leaves} leaves (training.global_batch / training.micro_batch_size) with "
             "training.reduction = exact. Start a power of two of processes, at most one per leaf, or choose reduction: fast."
         )
     if world.size > leaves:
         raise ResourceError(
-            f"{world.size} processes share {leaves} leaves. Start fewer, or choose a smaller training.leaf."
+            f"{world.size} processes share {leaves} leaves. Start fewer, or choose a smaller training.micro_batch_size."
         )
     edges = [rank * leaves // world.size for rank in range(world.size + 1)]
     return range(edges[world.rank], edges[world.rank + 1])

@@ -114,7 +114,7 @@ def memory(study: Study, folder: Path) -> Verdict:
     if needed.state > room:
         return "red", f"{words}. Take a smaller model or a larger device; sharding is not there yet."
     if needed.total > room:
-        return "yellow", f"{words}. Lower training.leaf, or set training.gradient_checkpointing: true."
+        return "yellow", f"{words}. Lower training.micro_batch_size, or set training.gradient_checkpointing: true."
     return "green", words
 
 

@@ -103,10 +103,10 @@ def secondary(evidence: Evidence, sources: Sources, say: Callable[[str], None] =
     """Every arm against the reference, every attack and form; p by Benjamini-Hochberg over the whole grid."""
     found = []
     for name in compared_arms(evidence.study):
-        say(f"comparing {name} with {evidence.study.report.reference}")
+        say(f"comparing {name} with {evidence.study.report.baseline}")
         for attack in evidence.study.attacks.run:
             for variant in evidence.variants(name, attack):
-                entry = compare(evidence, name, evidence.study.report.reference, attack, variant, sources)
+                entry = compare(evidence, name, evidence.study.report.baseline, attack, variant, sources)
                 if entry:
                     found.append(entry)
     for entry, p in zip(found, adjust([entry["tests"]["claim"]["p"] for entry in found], "bh"), strict=True):
@@ -146,7 +146,7 @@ def primary(evidence: Evidence, sources: Sources) -> tuple[list[Json], list[Json
     """Excess of each constrained arm over its nulls, Holm over all; and the comparisons behind it."""
     study = evidence.study
     claims, behind = [], []
-    attacked = [name for name in study.attacks.run if name in study.nulls.attacks]
+    attacked = [name for name in study.attacks.run if name in study.controls.attacks]
     family = max(1, len(study.constrained_arms()) * len(attacked))
     for arm in study.constrained_arms():
         missing = {
@@ -158,7 +158,7 @@ def primary(evidence: Evidence, sources: Sources) -> tuple[list[Json], list[Json
             variant = primary_variant(study, attack)
             pairs = [
                 compare(evidence, arm, f"{arm}~{kind}", attack, variant, sources, family=family)
-                for kind in study.nulls.kinds
+                for kind in study.controls.kinds
             ]
             found = [pair for pair in pairs if pair]
             behind += found

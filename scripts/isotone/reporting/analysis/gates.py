@@ -109,7 +109,7 @@ def rank_correlation(evidence: Evidence, arm: str, attack: str) -> tuple[float, 
 def _masked(evidence: Evidence, arm: str, attack: str) -> Json:
     """A first-order estimate that predicts less well than on the reference means masked gradients."""
     gate = f"{attack}: predicted gains rank exact gains as well as on the reference"
-    reference = rank_correlation(evidence, evidence.study.report.reference, attack)
+    reference = rank_correlation(evidence, evidence.study.report.baseline, attack)
     own = rank_correlation(evidence, arm, attack)
     if own is None or reference is None:
         return _skipped(gate, arm, "the rows have too few predicted gains")

@@ -68,7 +68,7 @@ def _measures(evidence: Evidence, runs: list[Run], protocol: str, sources: Sourc
 def _cost(evidence: Evidence, name: str, protocol: str, sources: Sources) -> Json | None:
     """Rise in nats per token against the reference, documents and seeds both drawn anew."""
     study = evidence.study
-    reference = study.report.reference
+    reference = study.report.baseline
     seeds = evidence.common_seeds(name, reference)
     if name == reference or not seeds:
         return None

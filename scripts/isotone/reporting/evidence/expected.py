@@ -52,7 +52,7 @@ def trained_runs(study: Study) -> list[Run]:
 
 def compared_arms(study: Study) -> list[str]:
     """All arms but the reference."""
-    return [name for name in study.arms if name != study.report.reference]
+    return [name for name in study.arms if name != study.report.baseline]
 
 
 def primary_variant(study: Study, attack: str) -> str:

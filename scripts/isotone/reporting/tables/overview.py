@@ -22,7 +22,7 @@ def screening(results: Json) -> Table:
         row: dict[str, Cell] = {
             "arm": arm,
             "scope": constraint["scope"],
-            "start": constraint["start"],
+            "start": constraint["init"],
             "map": constraint["map"] if constraint["scope"] != "none" else None,
             "certificate": certificate["verdict"].replace("_", " ")
             + (", vacuous" if certificate.get("vacuous") else ""),

@@ -82,7 +82,9 @@ class Monitor:
             typical, self._seen = statistics.median(self._seen), []
             if typical < IDLE:
                 self.advise(
-                    "advice", utilisation=typical, text="The GPU idles: raise training.leaf or operation.prefetch."
+                    "advice",
+                    utilisation=typical,
+                    text="The GPU idles: raise training.micro_batch_size or operation.prefetch.",
                 )
 
     def close(self) -> None:
