@@ -15,7 +15,7 @@ from benchmarks.gpu.record import Plan, Record
 from benchmarks.gpu.shapes import network, small, write_split
 
 ROOT = Path(__file__).resolve().parents[2]
-CONSTRAINT = {"scope": "mlp_both", "start": "abs"}
+CONSTRAINT = {"scope": "mlp_both", "init": "abs"}
 OPERATION = {"tensorboard": False, "lease": 3.0, "lock_wait": 30, "save_every_steps": 2}
 
 
@@ -35,7 +35,7 @@ class Study:
             "training": {
                 "epochs": 1,
                 "global_batch": 8,
-                "leaf": 2,
+                "micro_batch_size": 2,
                 "length": self.length,
                 "learning_rate": 3e-4,
                 "validation_blocks": 4,

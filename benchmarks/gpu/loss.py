@@ -18,16 +18,18 @@ def one_pass(
     from isotone.training.engine import Engine
 
     model = copy.deepcopy(model).to(device)
-    training = Training(global_batch=len(inputs), leaf=len(inputs), length=inputs.shape[1], precision=precision)
+    training = Training(
+        global_batch=len(inputs), micro_batch_size=len(inputs), length=inputs.shape[1], precision=precision
+    )
     engine = Engine(model, training, torch.device(device), None)
-    loss = engine.train(inputs.to(device), targets.to(device), seed=0, step=0, leaf=0)
+    loss = engine.train(inputs.to(device), targets.to(device), seed=0, step=0, micro_batch=0)
     gradients = torch.cat([value.grad.flatten().cpu() for value in model.parameters() if value.grad is not None])
     return float(loss) / inputs.numel(), gradients.double() / engine.loss_scale
 
 
 def head_error(device: str, rows: int, width: int, vocabulary: int) -> tuple[float, float]:
     """Relative errors of the training head in bf16, loss and weight gradient, against fp64 on the same inputs."""
-    from isotone.loss import Head, summed_loss
+    from isotone.models.loss import Head, summed_loss
 
     torch.manual_seed(0)
     hidden = torch.randn(rows, width, device=device).bfloat16()

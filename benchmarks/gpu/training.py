@@ -18,7 +18,7 @@ from benchmarks.gpu.record import Plan, Record
 from benchmarks.gpu.shapes import large, network, write_split
 from benchmarks.gpu.timing import peak, seconds, settle
 
-CONSTRAINT = {"scope": "mlp_both", "map": "softplus", "start": "abs"}
+CONSTRAINT = {"scope": "mlp_both", "map": "softplus", "init": "abs"}
 GLOBAL_BATCH, LENGTH = 32, 2048
 
 
@@ -38,21 +38,21 @@ class Rung:
     strict: bool = True
 
 
-KEPT = {"gradient_checkpointing": True, "leaf": 8}
+KEPT = {"gradient_checkpointing": True, "micro_batch_size": 8}
 RUNGS = [
     Rung("checkpointing, micro-batch 8, head by 83 rows", KEPT, small_chunks=True),
     Rung("the same, head as it is", KEPT),
     Rung("the same, layers compiled", {**KEPT, "compile": True}),
-    Rung("compiled, no checkpointing, micro-batch 4", {"leaf": 4, "compile": True}),
-    Rung("compiled, no checkpointing, micro-batch 8", {"leaf": 8, "compile": True}),
-    Rung("the last, any kernel", {"leaf": 8, "compile": True}, strict=False),
+    Rung("compiled, no checkpointing, micro-batch 4", {"micro_batch_size": 4, "compile": True}),
+    Rung("compiled, no checkpointing, micro-batch 8", {"micro_batch_size": 8, "compile": True}),
+    Rung("the last, any kernel", {"micro_batch_size": 8, "compile": True}, strict=False),
 ]
 
 
 @contextlib.contextmanager
 def arithmetic(rung: Rung) -> Iterator[None]:
     """Determinism as training sets it, and the head's chunks."""
-    import isotone.loss as loss
+    import isotone.models.loss as loss
 
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.use_deterministic_algorithms(rung.strict)
@@ -79,7 +79,7 @@ class Trainer:
         from isotone.training.gather import Gatherer
         from isotone.training.optimizer import Optimizer
         from isotone.training.progress import Progress
-        from isotone.training.telemetry import Events
+        from isotone.training.telemetry.history import Events
         from isotone.training.world import World
 
         self.length = 32 if plan.tiny else LENGTH
@@ -92,8 +92,8 @@ class Trainer:
         self.engine = Engine(model, self.training, device, None)
         blocks = Blocks(TokenSplit.open(split), self.length)
         self.gather = Gatherer(self.training, Operation(), 0, world, self.engine, blocks, events)
-        self.progress = Progress(leaf=self.training.leaf)
-        self.gather.deal(self.training.leaf)
+        self.progress = Progress(micro_batch_size=self.training.micro_batch_size)
+        self.gather.deal(self.training.micro_batch_size)
 
     def step(self) -> float:
         """One optimizer step; the loss per token."""
@@ -123,7 +123,7 @@ def kernels(trainer: Trainer, plan: Plan) -> list[str]:
 
 def climb(rung: Rung, plan: Plan, record: Record, split: Path) -> float:
     """Measure one rung; tokens a second."""
-    from isotone.capacity import shape_of_config, training_memory
+    from isotone.planning.capacity import shape_of_config, training_memory
 
     shape = large(plan)
     model = network(shape, 32 if plan.tiny else LENGTH, plan.device)
@@ -149,7 +149,7 @@ def climb(rung: Rung, plan: Plan, record: Record, split: Path) -> float:
         wanted, holds = "45 % MFU", share >= 0.45
     record.row(
         rung.name,
-        f"{tokens:,.0f} tokens/s, {100 * share:.1f} % MFU, first step {first:.0f} s, micro-batch {trainer.progress.leaf}",
+        f"{tokens:,.0f} tokens/s, {100 * share:.1f} % MFU, first step {first:.0f} s, micro-batch {trainer.progress.micro_batch_size}",
         wanted,
         holds,
     )
