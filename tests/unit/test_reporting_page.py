@@ -330,7 +330,7 @@ def test_help_is_quick_and_heavy_libraries_stay_out(study: Study) -> None:
     for name in ("aggregate", "figures", "report", "archive"):
         assert "usage" in program(name, "--help").stdout
     code = (
-        "import sys, isotone.reporting.page.html, isotone.reporting.final_results, isotone.reporting.tables.study.study; "
+        "import sys, isotone.reporting.page.html, isotone.reporting.final_results, isotone.reporting.tables.study; "
         "print([name for name in ('torch', 'transformers', 'matplotlib', 'statsmodels', 'pandas') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
