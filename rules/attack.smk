@@ -30,126 +30,86 @@ rule attack_documents:
         "--out $(dirname {output.marker}) >> {log} 2>&1"
 
 
-rule attack_hotflip:
-    """Attack one model; the search differs between the attacks, the damage is measured alike."""
-    input:
-        model="results/{study}/runs/{arm}/seed-{seed}/model",
-        documents="results/{study}/data/attack/manifest.json",
-    output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/attacks/hotflip.jsonl",
-        cost="results/{study}/runs/{arm}/seed-{seed}/attacks/hotflip.cost.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/attacks/hotflip.json",
-    log:
-        "results/{study}/logs/attacks/hotflip/{arm}-seed-{seed}.log",
-    benchmark:
-        "results/{study}/timings/attacks/hotflip/{arm}-seed-{seed}.tsv"
-    conda:
-        "../envs/isotone.yaml"
-    resources:
-        mem_mb=4_000,
-        runtime="4h",
-    params:
-        attack="hotflip",
-        settings=attack_settings("hotflip"),
-        code=code_digest("attack"),
-    shell:
-        "exec python scripts/attack.py --attack {params.attack} --settings {params.settings:q} --model {input.model} "
-        "--documents $(dirname {input.documents}) "
-        "--rows {output.rows} --cost {output.cost} --marker {output.marker} >> {log} 2>&1"
+# Rules for each attack that the library knows: attack_hotflip, attack_uat ...; where runs share jobs, attack_hotflip_seed_42 ...
+for _spec in SPECS.values():
+    for _group, _runs in attack_groups(_spec.name).items():
+
+        rule:
+            """Attack some models; the search differs between the attacks, the damage is measured alike."""
+            name:
+                f"attack_{_spec.name}{_group and '_' + _group}"
+            input:
+                models=[f"results/{{study}}/{run}/model" for run in _runs],
+                documents="results/{study}/data/attack/manifest.json",
+            output:
+                rows=[
+                    f"results/{{study}}/{run}/attacks/{_spec.name}.jsonl"
+                    for run in _runs
+                ],
+                cost=[
+                    f"results/{{study}}/{run}/attacks/{_spec.name}.cost.jsonl"
+                    for run in _runs
+                ],
+                markers=[
+                    f"results/{{study}}/{run}/attacks/{_spec.name}.json"
+                    for run in _runs
+                ],
+            log:
+                f"results/{{study}}/logs/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.log",
+            benchmark:
+                f"results/{{study}}/timings/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.tsv"
+            conda:
+                "../envs/isotone.yaml"
+            resources:
+                mem_mb=4_000,
+                runtime="4h",
+            params:
+                attack=_spec.name,
+                settings=attack_settings(_spec.name, _runs[0]),
+                code=code_digest("attack"),
+            shell:
+                "exec python scripts/attack.py --attack {params.attack} --settings {params.settings:q} "
+                "--models {input.models} --documents $(dirname {input.documents}) "
+                "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 
-use rule attack_hotflip as attack_uat with:
-    output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/attacks/uat.jsonl",
-        cost="results/{study}/runs/{arm}/seed-{seed}/attacks/uat.cost.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/attacks/uat.json",
-    log:
-        "results/{study}/logs/attacks/uat/{arm}-seed-{seed}.log",
-    benchmark:
-        "results/{study}/timings/attacks/uat/{arm}-seed-{seed}.tsv"
-    params:
-        attack="uat",
-        settings=attack_settings("uat"),
-        code=code_digest("attack"),
+# One rule for each seed: its targets share a job, since loading the libraries takes longer than replaying on a small model.
+for _seed in study.seeds:
 
-
-use rule attack_hotflip as attack_gcg with:
-    output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/attacks/gcg.jsonl",
-        cost="results/{study}/runs/{arm}/seed-{seed}/attacks/gcg.cost.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/attacks/gcg.json",
-    log:
-        "results/{study}/logs/attacks/gcg/{arm}-seed-{seed}.log",
-    benchmark:
-        "results/{study}/timings/attacks/gcg/{arm}-seed-{seed}.tsv"
-    params:
-        attack="gcg",
-        settings=attack_settings("gcg"),
-        code=code_digest("attack"),
-
-
-use rule attack_hotflip as attack_query with:
-    output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/attacks/query.jsonl",
-        cost="results/{study}/runs/{arm}/seed-{seed}/attacks/query.cost.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/attacks/query.json",
-    log:
-        "results/{study}/logs/attacks/query/{arm}-seed-{seed}.log",
-    benchmark:
-        "results/{study}/timings/attacks/query/{arm}-seed-{seed}.tsv"
-    params:
-        attack="query",
-        settings=attack_settings("query"),
-        code=code_digest("attack"),
-
-
-use rule attack_hotflip as attack_random with:
-    output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/attacks/random.jsonl",
-        cost="results/{study}/runs/{arm}/seed-{seed}/attacks/random.cost.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/attacks/random.json",
-    log:
-        "results/{study}/logs/attacks/random/{arm}-seed-{seed}.log",
-    benchmark:
-        "results/{study}/timings/attacks/random/{arm}-seed-{seed}.tsv"
-    params:
-        attack="random",
-        settings=attack_settings("random"),
-        code=code_digest("attack"),
-
-
-rule transfer:
-    """Replay every run's flips or triggers on one target."""
-    input:
-        target="results/{study}/runs/{target}/seed-{seed}/model",
-        documents="results/{study}/data/attack/manifest.json",
-        sources=lambda wildcards: [
-            in_study(f"runs/{arm}/seed-{seed}/attacks/{wildcards.attack}.jsonl")
-            for arm in study.arms
-            for seed in study.seeds_of(arm)
-        ],
-    output:
-        rows="results/{study}/transfer/{attack}/{target}-seed-{seed}.jsonl",
-        cost="results/{study}/transfer/{attack}/{target}-seed-{seed}.cost.jsonl",
-        marker="results/{study}/transfer/{attack}/{target}-seed-{seed}.json",
-    log:
-        "results/{study}/logs/transfer/{attack}/{target}-seed-{seed}.log",
-    benchmark:
-        "results/{study}/timings/transfer/{attack}/{target}-seed-{seed}.tsv"
-    wildcard_constraints:
-        target=r"[a-z][a-z0-9_]*",
-    conda:
-        "../envs/isotone.yaml"
-    resources:
-        mem_mb=4_000,
-    params:
-        names=[
-            f"{arm}/seed-{seed}" for arm in study.arms for seed in study.seeds_of(arm)
-        ],
-        settings=lambda wildcards: attack_settings(wildcards.attack)(wildcards),
-        code=code_digest("transfer"),
-    shell:
-        "exec python scripts/transfer.py --attack {wildcards.attack} --settings {params.settings:q} "
-        "--target {input.target} --documents $(dirname {input.documents}) "
-        "--sources {input.sources} --source-names {params.names} "
-        "--rows {output.rows} --cost {output.cost} --marker {output.marker} >> {log} 2>&1"
+    rule:
+        """Replay every run's flips or triggers on the runs of one seed; propose with the baseline's gradients, too."""
+        name:
+            f"transfer_seed_{_seed}"
+        input:
+            targets=[f"results/{{study}}/{run}/model" for run in runs_of_seed(_seed)],
+            documents="results/{study}/data/attack/manifest.json",
+            sources=[
+                f"results/{{study}}/{run}/attacks/{{attack}}.jsonl"
+                for run in trained_runs()
+            ],
+            models=lambda wildcards, seed=_seed: crossed_models(wildcards.attack, seed),
+        output:
+            rows=transfer_files(_seed, "jsonl"),
+            cost=transfer_files(_seed, "cost.jsonl"),
+            markers=transfer_files(_seed, "json"),
+        log:
+            f"results/{{study}}/logs/transfer/{{attack}}/seed-{_seed}.log",
+        benchmark:
+            f"results/{{study}}/timings/transfer/{{attack}}/seed-{_seed}.tsv"
+        conda:
+            "../envs/isotone.yaml"
+        resources:
+            mem_mb=4_000,
+            runtime="4h",
+        params:
+            names=[run.removeprefix("runs/") for run in trained_runs()],
+            models=lambda wildcards, input: (
+                f"--source-models {' '.join(input.models)}" if input.models else ""
+            ),
+            settings=lambda wildcards: attack_settings(wildcards.attack)(wildcards),
+            code=code_digest("transfer"),
+        shell:
+            "exec python scripts/transfer.py --attack {wildcards.attack} --settings {params.settings:q} "
+            "--targets {input.targets} --documents $(dirname {input.documents}) "
+            "--sources {input.sources} --source-names {params.names} {params.models} "
+            "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"

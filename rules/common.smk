@@ -10,6 +10,7 @@ import yaml
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
+from isotone.attacks.registry import SPECS
 from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
@@ -150,26 +151,72 @@ def transfer_markers():
     ]
 
 
-def attack_settings(attack):
-    """A params function: shared documents, the attack's own budget, and hotflip's, which others match.
+def runs_of_seed(seed):
+    """The folders of the trained runs from one seed."""
+    return [
+        f"runs/{arm}/seed-{seed}" for arm in study.arms if seed in study.seeds_of(arm)
+    ]
+
+
+def trained_runs():
+    """The folders of all trained runs, arm by arm."""
+    return [
+        f"runs/{arm}/seed-{seed}" for arm in study.arms for seed in study.seeds_of(arm)
+    ]
+
+
+def transfer_files(seed, kind):
+    """One file of replays for each target of a seed."""
+    return [
+        f"results/{{study}}/transfer/{{attack}}/{arm}-seed-{seed}.{kind}"
+        for arm in study.arms
+        if seed in study.seeds_of(arm)
+    ]
+
+
+def crossed_models(attack, seed):
+    """The model whose gradients propose flips on the others, to see whether theirs are masked: the baseline's."""
+    if not (SPECS[attack].guided and study.attacks.shared.crossed):
+        return []
+    baseline = study.report.baseline
+    own = seed if seed in study.seeds_of(baseline) else study.seeds[0]
+    return [in_study(f"runs/{baseline}/seed-{own}/model")]
+
+
+EACH_RUN = "runs/{arm}/seed-{seed}"
+
+
+def attack_groups(attack):
+    """Which runs share a job, by name; one group without a name where each run has a job of its own.
+
+    The first seed's runs, those of the other seeds and the controls differ in their settings and share none.
+    """
+    if study.operation.attack_jobs == "run":
+        return {"": [EACH_RUN]}
+    groups = {}
+    for arm, seed in study.runs():
+        if attack in study.attacks_of(arm):
+            kind = "controls" if "~" in arm else "seed"
+            groups.setdefault(f"{kind}_{seed}", []).append(f"runs/{arm}/seed-{seed}")
+    return groups
+
+
+def attack_settings(attack, run=""):
+    """A params function: shared documents, the attack's own settings, and those of attacks whose budget it matches.
 
     The doubled search of the gate runs on the first seed of each arm only, and on no control.
     """
 
     def of(wildcards):
-        gated = (
-            hasattr(wildcards, "arm")
-            and "~" not in wildcards.arm
-            and int(wildcards.seed) == study.seeds[0]
-        )
+        name = run.format(**dict(wildcards.items()))
+        gated = name.endswith(f"/seed-{study.seeds[0]}") and "~" not in name
         shared = (
             study.attacks.shared if gated else replace(study.attacks.shared, doubling=0)
         )
         return settings(
             shared=shared,
             document_start=study.data.document_start,
-            hotflip=study.attacks.hotflip,
-            **({} if attack == "hotflip" else {attack: getattr(study.attacks, attack)}),
+            **{name: study.attacks.of(name) for name in (attack, *SPECS[attack].reads)},
         )
 
     return of

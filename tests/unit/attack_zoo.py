@@ -9,9 +9,9 @@ from isotone.attacks.context import Context
 from isotone.attacks.documents import Document, Manifest, eligible_positions, unigram_counts
 from isotone.attacks.objective import TextObjective
 from isotone.attacks.vocabulary import Vocabulary, allowed_tokens, pieces_of
-from isotone.config.evaluation import AttackJob
+from isotone.config.attacks import AttackJob
 from isotone.config.schema import parse
-from isotone.evaluation.scoring import Scorer
+from isotone.evaluation.scoring import Comparison, Scorer
 
 SMALL = {
     "shared": {"doubling": 0, "crossed": 2},
@@ -19,7 +19,7 @@ SMALL = {
     "uat": {"length": 2, "restarts": 2, "iterations": 2, "candidates": 4, "batch": 2},
     "query": {"flips": 2},
     "random": {"flips": 2},
-    "gcg": {"flips": 2, "iterations": 3, "candidates": 4, "top": 8},
+    "gcg": {"flips": 2, "iterations": 3, "search_width": 4, "topk": 8, "batch": 2},
 }
 
 
@@ -65,8 +65,9 @@ class Planted(TextObjective):
             prefix = 0
             embedding = torch.nn.Embedding(size, size)
 
-            def compare(self, before_T, after_T):
-                return torch.zeros(len(before_T)), torch.ones(len(before_T), dtype=torch.bool)
+            def compare(self, before_T, after_T, temperature=1.0):
+                zero, true = torch.zeros(len(before_T)), torch.ones(len(before_T), dtype=torch.bool)
+                return Comparison(zero, true, true, true, zero, zero)
 
         Bare.embedding.weight.data = torch.eye(size)
         self.place, self.token = place, token

@@ -13,25 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isotone.attacks.registry import SPECS
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study, read_study
 from isotone.records import digest_of
 
 WORDS = ["and", "the", "lord", "said", "unto", "them", "go", "forth", "in", "peace", "water", "stone"]
-VARIANTS = {
-    "hotflip": ["one_shot", "greedy"],
-    "uat": ["trigger"],
-    "query": ["greedy"],
-    "random": ["matched", "unigram", "best_of_n"],
-    "gcg": ["gcg"],
-}
-DOUBLED = {"hotflip": ["greedy"], "gcg": ["gcg"], "uat": ["trigger"]}
 STRENGTH = {
     ("hotflip", "greedy"): 1.0,
     ("hotflip", "one_shot"): 0.6,
     ("uat", "trigger"): 0.5,
     ("query", "greedy"): 0.7,
     ("gcg", "gcg"): 0.95,
+    ("gcg", "trigger"): 0.55,
     ("random", "matched"): 0.2,
     ("random", "unigram"): 0.15,
     ("random", "best_of_n"): 0.4,
@@ -70,6 +64,7 @@ def study_settings(
     order: bool = False,
     documents: int = 32,
     resamples: int = 10_000,
+    settings: dict[str, Any] | None = None,
     **report: Any,
 ) -> Study:
     scopes = {
@@ -85,7 +80,8 @@ def study_settings(
         "study": name,
         "seeds": list(seeds),
         "arms": scopes,
-        "attacks": {"run": list(attacks), "transfer": list(transfer), "shared": {"documents": documents}},
+        "attacks": {"run": list(attacks), "transfer": list(transfer), "shared": {"documents": documents}}
+        | (settings or {}),
         "controls": {"kinds": list(nulls), "attacks": list(null_attacks)},
         "order_preservation": {"run": order},
         "report": {"resamples": resamples, **report},
@@ -119,11 +115,14 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
     truth = planted.null_damage.get(arm, 0.0) if kind else planted.damage.get(arm, 0.0)
     document_D = _rng("document", attack).normal(0, planted.document_spread, count)
     rows = []
-    for variant in VARIANTS[attack]:
+    spec, options = SPECS[attack], study.attacks.of(attack)
+    universal = spec.universal(options)
+    for variant in spec.variants(options):
         generator = _rng(study.study, run, seed, attack, variant)
         shift = _rng(run, seed, attack, "seed").normal(0, planted.seed_spread)
-        level = (planted.base + truth + shift) * STRENGTH[attack, variant]
-        J_D = level + document_D * STRENGTH[attack, variant] + generator.normal(0, planted.noise, count)
+        strength = STRENGTH.get((attack, variant), 0.5)
+        level = (planted.base + truth + shift) * strength
+        J_D = level + document_D * strength + generator.normal(0, planted.noise, count)
         clean_D = 3.0 + planted.clean.get(arm, 0.0) + document_D
         for index in range(count):
             J, clean = float(J_D[index]), float(clean_D[index])
@@ -145,7 +144,7 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                 "kl": abs(J) / 2,
                 "reference_degradation": (J + 0.2) / clean,
                 "flips": []
-                if attack == "uat"
+                if universal
                 else [
                     {"position": 2 + 4 * flip, "old": 5, "new": 9, "old_text": context[2 + 4 * flip], "new_text": " qz"}
                     for flip in range(flips)
@@ -158,7 +157,7 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                 "ledger": {"forward_tokens": 6000, "backward_tokens": 600, "candidates": 40},
                 "context": context,
             }
-            if attack == "uat":
+            if universal:
                 row |= {
                     "trigger": [{"token": 9, "text": planted.hostile or "qz"}, {"token": 8, "text": "'"}],
                     "restart": 0,
@@ -174,10 +173,10 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                     }
                     for k in range(flips + 1)
                 ]
-            if variant == "greedy" and attack == "hotflip":
+            if spec.guided and variant == spec.primary(options):
                 row |= {"predicted": (gains + generator.normal(0, 0.02, flips)).tolist(), "exact": gains.tolist()}
             rows.append(row)
-    for variant in DOUBLED.get(attack, []) if seed == study.seeds[0] and not kind else []:
+    for variant in spec.doubled(options) if seed == study.seeds[0] and not kind else []:
         few = [row for row in rows if row["variant"] == variant][: study.attacks.shared.doubling]
         rows += [row | {"variant": f"{variant}~doubled", "J": row["J"] * planted.doubling} for row in few]
     return rows
@@ -297,7 +296,8 @@ def write_run(folder: Path, study: Study, planted: Planted, run: str, seed: int)
         )
     for attack in study.attacks_of(run):
         _write_lines(base / "attacks" / f"{attack}.jsonl", "attack/1", attack_rows(study, planted, run, seed, attack))
-        extra = {"triggers": [{"text": ["qz", "'"], "J": 0.4}]} if attack == "uat" else {}
+        universal = SPECS[attack].universal(study.attacks.of(attack))
+        extra = {"triggers": [{"text": ["qz", "'"], "J": 0.4}]} if universal else {}
         write_marker(
             base / "attacks" / f"{attack}.json",
             "attack",

@@ -43,12 +43,41 @@ def test_a_row_is_what_the_logits_say():
     assert row["self_nll"] == pytest.approx(nll[~kept].mean(), rel=1e-5)
     assert row["kl"] == pytest.approx((np.exp(before) * (before - after)).sum(-1)[kept].mean(), rel=1e-3, abs=1e-7)
     assert row["top1_agreement"] == pytest.approx((before.argmax(-1) == after.argmax(-1))[kept].mean())
+    for name, log, text in (("clean_accuracy", before, document.ids), ("accuracy", after, ids)):
+        assert row[name] == pytest.approx((log.argmax(-1) == text)[kept].mean())
+    assert row["window"] == 24 and "calibrated" not in row
     assert row["reference_degradation"] == pytest.approx((nll - clean).mean() / clean.mean(), rel=1e-4)
     assert [(flip["position"], flip["old"], flip["new"]) for flip in row["flips"]] == [
         (11, document.ids[11], 201),
         (5, document.ids[5], 200),
     ]
     assert [point["forward_tokens"] for point in row["curve"]] == [7, 30] and row["ledger"]["forward_tokens"] == 90
+
+
+@pytest.mark.parametrize("prefix", [0, None])
+def test_the_recalibrated_model_is_scored_on_the_same_text(prefix):
+    heat, objective = 1.7, az.objective(prefix=prefix)
+    hot = az.TextObjective(objective.scorer, temperature=heat)
+    [document] = az.documents(1, length=24)
+    ids = document.ids.copy()
+    ids[[5, 11]] = [200, 201]
+    plain, row = row_of(objective, document, ids, [11, 5]), row_of(hot, document, ids, [11, 5])
+    assert {key: value for key, value in row.items() if key != "calibrated"} == plain
+    start = 0 if prefix == 0 else 1
+    losses = []
+    for text in (document.ids, ids):
+        inputs = torch.tensor([[*([] if start else [0]), *text[:-1].tolist()]])
+        logits = hot.scorer.model(input_ids=inputs).logits[0].double().detach() / heat
+        losses.append(-logits.log_softmax(-1).numpy()[np.arange(24 - start), text[start:]])
+    clean, nll = losses
+    kept = (ids == document.ids)[start:]
+    found = row["calibrated"]
+    assert found["temperature"] == heat and found["J"] != pytest.approx(plain["J"], abs=1e-4)
+    assert found["clean_nll"] == pytest.approx(clean.mean(), rel=1e-5)
+    assert found["J"] == pytest.approx((nll - clean)[kept].mean(), abs=1e-6)
+    behind = sum(part["J"] * part["tokens"] for part in found["distance"])
+    assert behind == pytest.approx((nll - clean)[kept & (np.arange(24)[start:] > 5)].sum(), abs=1e-5)
+    assert [(part["lo"], part["hi"]) for part in found["distance"]][:4] == [(1, 1), (2, 2), (3, 3), (4, 5)]
 
 
 @pytest.mark.parametrize(("rise", "success"), [(0.9, False), (3.5, False), (3.7, True)])

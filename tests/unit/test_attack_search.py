@@ -13,8 +13,9 @@ from isotone.attacks.hotflip import GradientProposals
 from isotone.attacks.objective import Ledger
 from isotone.attacks.proposals import Flip
 from isotone.attacks.query import RandomProposals
+from isotone.attacks.registry import SPECS
 from isotone.attacks.search import Plan, Position, State, search
-from isotone.attacks.universal import effort_of
+from isotone.evaluation.journal import Journal
 
 TEXT = Document("text", np.full(6, 9), np.arange(1, 5))
 
@@ -135,17 +136,19 @@ def test_twice_the_effort_is_twice_the_search(name, variant):
     manifest = az.manifest(1, shorten=0)
     context = az.context(az.objective(), manifest)
     tried = [
-        run.ATTACKS[name](replace(context, effort=effort), manifest.test)[variant][0].ledger.candidates
+        SPECS[name].search(replace(context, effort=effort), manifest.test)[variant][0].ledger.candidates
         for effort in (1, 2)
     ]
     assert tried[1] == 2 * tried[0] > 0
 
 
 @pytest.mark.parametrize("name", ["uat", "gcg"])
-def test_twice_the_effort_is_twice_the_iterations_of_a_trigger(name):
-    context = az.context(az.objective(), az.manifest(1))
-    once, twice = (effort_of(name, replace(context, effort=effort)) for effort in (1, 2))
-    assert twice == replace(once, iterations=2 * once.iterations)
+def test_twice_the_effort_is_twice_the_iterations_of_a_trigger(name, tmp_path):
+    manifest = az.manifest(2, shorten=0)
+    context = az.context(az.objective(), manifest, gcg={"form": "universal"}, shared={"doubling": 2})
+    rows, _, _ = run.run(name, context, manifest, Journal(tmp_path / "rows.jsonl", {}))
+    spent = {row["variant"]: row["ledger"]["candidates"] for row in rows}
+    assert spent["trigger~doubled"] == 2 * spent["trigger"] > 0
 
 
 def test_chance_is_keyed_by_document_rank_and_step():

@@ -12,8 +12,10 @@ from isotone.attacks import gcg, hotflip, measure, query, random_flips, run
 from isotone.attacks.documents import Document, Manifest
 from isotone.attacks.hotflip import GradientProposals
 from isotone.attacks.proposals import Flip, fresh_flips
+from isotone.attacks.registry import SPECS
 from isotone.attacks.search import Plan, search
 from isotone.attacks.trigger import Slots
+from isotone.attacks.vocabulary import survives
 from isotone.errors import ConfigurationError
 from isotone.evaluation.journal import Journal
 from isotone.evaluation.scoring import Scorer
@@ -69,10 +71,10 @@ def test_a_planted_weakness_is_found(name):
     target = az.Planted(place=4, token=planted)
     context = az.context(
         target, manifest, query={"candidates": 200}, random={"draws": 400, "flips": 1}, hotflip={"flips": 1},
-        gcg={"iterations": 60, "candidates": 16},
+        gcg={"iterations": 60, "search_width": 16},
     )  # fmt: skip
     context = replace(context, vocabulary=tokens)
-    found = run.ATTACKS[name](context, documents)
+    found = SPECS[name].search(context, documents)
     strongest = list(found.values())[-1]
     for trace in strongest:
         assert trace.best[-1].ids[4] == planted
@@ -116,15 +118,14 @@ def test_stopped_and_resumed_equals_not_stopped(name, tmp_path, monkeypatch):
     journal = next((tmp_path / "cut").glob(".*.journal"))
     with open(journal, "a") as file:
         file.write('{"key": "cut o')
-    calls = []
-    spied = run.ATTACKS | {}
-    if name in spied:
-        original = spied[name]
-        monkeypatch.setitem(run.ATTACKS, name, lambda context, todo: calls.append(len(todo)) or original(context, todo))
+    calls, spec = [], SPECS[name]
+    if name != "uat":
+        spied = replace(spec, search=lambda context, todo: calls.append(len(todo)) or spec.search(context, todo))
+        monkeypatch.setitem(SPECS, name, spied)
     resumed, _ = rows_of(name, context, manifest, tmp_path / "cut")
     assert resumed == whole
-    if name in spied:
-        assert sum(calls) == 6 + (2 if name in run.DOUBLED else 0) - 2
+    if name != "uat":
+        assert sum(calls) == 6 + (2 if spec.doubled(context.job.of(name)) else 0) - 2
 
 
 def test_a_journal_of_other_settings_is_not_used(tmp_path):
@@ -166,10 +167,11 @@ def test_query_and_best_of_n_spend_what_hotflip_spends():
     context = az.context(objective, manifest)
     spent = {}
     for name in ("hotflip", "query", "random"):
-        trace = list(run.ATTACKS[name](context, manifest.test).values())[-1][0]
+        trace = list(SPECS[name].search(context, manifest.test).values())[-1][0]
         spent[name] = trace.ledger.forward_tokens + trace.ledger.backward_tokens
     assert spent["hotflip"] == spent["query"] == spent["random"]
-    assert query.matched_candidates(5, 8, 2, 3) == 30
+    assert az.job(hotflip={"flips": 5, "candidates": 8, "beam": 2}).hotflip.forwards == 90
+    assert query.matched_candidates(90, 3) == 30
 
 
 def test_gcg_revises_positions_and_stays_in_its_budget():
@@ -196,20 +198,20 @@ def test_text_threat_model_only_accepts_what_survives():
     documents = []
     for name, text in enumerate(texts):
         ids = np.array(tokenizer.encode(text * 3, add_special_tokens=False)[:20])
-        assert hotflip.survives(tokenizer, ids.tolist())
+        assert survives(tokenizer, ids.tolist())
         documents.append(Document(str(name), ids, np.arange(1, 19)))
     context = replace(az.context(objective, manifest), tokenizer=tokenizer)
     made = 0
     for name in ("hotflip", "query", "random", "gcg"):
-        for traces in run.ATTACKS[name](context, documents).values():
+        for traces in SPECS[name].search(context, documents).values():
             for trace in traces:
                 for state in trace.best:
                     made += int((state.ids != trace.document.ids).sum())
-                    assert hotflip.survives(tokenizer, state.ids.tolist())
+                    assert survives(tokenizer, state.ids.tolist())
     assert made > 20
     unchecked = replace(context, tokenizer=None, job=az.job(random={"flips": 8}))
-    free = [trace.best[-1].ids for traces in run.ATTACKS["random"](unchecked, documents).values() for trace in traces]
-    assert not all(hotflip.survives(tokenizer, ids.tolist()) for ids in free)  # the control must fail
+    free = [trace.best[-1].ids for traces in SPECS["random"].search(unchecked, documents).values() for trace in traces]
+    assert not all(survives(tokenizer, ids.tolist()) for ids in free)  # the control must fail
 
 
 def test_random_flips_are_distinct_and_unigram_follows_the_search_texts():
@@ -250,7 +252,7 @@ def test_joint_proposals_of_a_trigger_and_gcg_draws():
     assert changed[:2] == [2, 4] and changed[2:] == [1] * 6 and made.shape == (8, 4)
     gain = ((embedding[made] - embedding[trigger]) * grad).sum((1, 2))
     assert gain[1] >= gain[2:].max()
-    drawn = Slots(embedding, tokens, 8, top=5)(trigger, grad, 0, np.random.default_rng(0))
+    drawn = Slots(embedding, tokens, 8, topk=5)(trigger, grad, 0, np.random.default_rng(0))
     assert ((drawn != trigger).sum(1) == 1).all()
 
 

@@ -150,17 +150,18 @@ def test_out_of_memory_halves_the_batch_and_covers_every_item(monkeypatch):
 def test_compare_is_zero_for_equal_texts_and_a_divergence_otherwise():
     model, ids = zoo.tiny("gpt_neox"), zoo.random_ids(2, 20)
     scorer = Scorer(model, 0)
-    kl, same = scorer.compare(ids[0], ids[0])
-    assert kl.abs().max() < 1e-6 and bool(same.all()) and len(kl) == 20
+    found = scorer.compare(ids[0], ids[0])
+    assert found.kl.abs().max() < 1e-6 and bool(found.same.all()) and len(found.kl) == 20
+    torch.testing.assert_close(found.nll_before, scorer.texts(ids[:1])[0], rtol=1e-5, atol=1e-5)
     other = ids[0].clone()
     other[5] = 7
-    kl, _ = scorer.compare(ids[0], other)
+    kl = scorer.compare(ids[0], other).kl
     assert kl[:6].abs().max() < 1e-6 and kl[6:].max() > 0
     before = model(input_ids=scorer.inputs_of(ids[:1])).logits[0].double().log_softmax(-1)
     after = model(input_ids=scorer.inputs_of(other[None])).logits[0].double().log_softmax(-1)
     torch.testing.assert_close(kl.double(), (before.exp() * (before - after)).sum(-1), rtol=1e-4, atol=1e-6)
     behind = torch.cat([torch.tensor([3, 4]), ids[0]])
-    kl, _ = Scorer(model, None).compare(ids[0], behind)
+    kl = Scorer(model, None).compare(ids[0], behind).kl
     assert len(kl) == 20 and kl[0] == 0 and kl[1:].max() > 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from isotone.attacks.objective import TextObjective
 from isotone.attacks.vocabulary import Vocabulary
-from isotone.config.evaluation import AttackJob
+from isotone.config.attacks import AttackJob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer

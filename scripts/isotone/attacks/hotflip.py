@@ -18,22 +18,41 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from isotone.attacks.context import Context
-from isotone.attacks.documents import Document
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.proposals import Flip, best_flips, fresh_flips, rank_flips, with_saturation
+from isotone.attacks.proposals import Flip, best_flips, flipped, fresh_flips, rank_flips, surviving, with_saturation
 from isotone.attacks.search import Plan, Position, State, Trace, search
-from isotone.attacks.vocabulary import Vocabulary, survives
+from isotone.attacks.spec import AttackSpec, Cost
+from isotone.config.schema import setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase as Tokenizer
+
+    from isotone.attacks.context import Context
+    from isotone.attacks.documents import Document
+    from isotone.attacks.vocabulary import Vocabulary
+    from isotone.config.attacks import Attacks
 
 # New proposals at one position per step; on a small model J at M = 8 was 0.529, 0.523, 0.503 nats for 1, 2, 4.
 PER_POSITION = 1
 DEEP = 4  # in the threat model `text`, so many times more proposals are looked at as are wanted
+
+
+@dataclass(frozen=True)
+class HotFlip:
+    """First-order proposals, exact re-scoring."""
+
+    flips: int = setting(5, "changed tokens per document (K)", minimum=1)
+    candidates: int = setting(8, "proposals scored exactly per step (M)", minimum=1)
+    beam: int = setting(1, "beam width (w)", minimum=1)
+    one_shot: bool = setting(True, "also run the first study's form: all flips from one gradient, nothing re-scored")
+    iterative: bool = setting(True, "run the greedy form with exact re-scoring")
+
+    @property
+    def forwards(self) -> int:
+        """Forward and backward passes of the greedy form, the clean text aside: the budget that others match."""
+        return self.flips * (2 + self.beam * self.candidates)
 
 
 @dataclass
@@ -47,6 +66,8 @@ class Ranking:
     index_V: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        import torch
+
         self.embedding_VD = self.objective.scorer.embedding.weight.detach().float().cpu()
         allowed = torch.from_numpy(self.vocabulary.allowed)
         self.allowed_AD = self.embedding_VD[allowed]
@@ -55,6 +76,8 @@ class Ranking:
 
     def best(self, ids_T: np.ndarray, grad_TD: Tensor, places: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
         """``(choice_PK, gain_PK)`` of `rank_flips` for one text."""
+        import torch
+
         standing_P = torch.from_numpy(ids_T[places])
         choice_PK, gain_PK = rank_flips(
             grad_TD[torch.from_numpy(places)],
@@ -140,19 +163,6 @@ class GradientProposals:
         return sorted(options, key=lambda flip: -(flip.gain or 0.0))[: max(1, self.count // 4)]
 
 
-def flipped(ids: np.ndarray, flips: Sequence[Flip]) -> np.ndarray:
-    """A copy of ``ids`` with all flips made."""
-    ids = ids.copy()
-    for flip in flips:
-        ids[flip.position] = flip.token
-    return ids
-
-
-def surviving(ids: np.ndarray, flips: Sequence[Flip], tokenizer: Tokenizer) -> list[Flip]:
-    """The flips after each of which the whole text still decodes and encodes to the same ids."""
-    return [flip for flip in flips if survives(tokenizer, flipped(ids, [flip]).tolist())]
-
-
 def greedy(
     objective: TextObjective, documents: Sequence[Document], propose: GradientProposals, *, flips: int, beam: int = 1
 ) -> list[Trace]:
@@ -211,3 +221,32 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
     if settings.iterative:
         found["greedy"] = greedy(context.objective, documents, propose, flips=settings.flips, beam=settings.beam)
     return found
+
+
+def _variants(settings: HotFlip) -> list[str]:
+    return ["one_shot"] * settings.one_shot + ["greedy"] * settings.iterative
+
+
+def _cost(attacks: Attacks) -> Cost:
+    settings, shared = attacks.hotflip, attacks.shared
+    tokens = float(shared.documents * (shared.window + 1))
+    return Cost(tokens * settings.forwards, tokens * settings.flips)
+
+
+SPEC = AttackSpec(
+    name="hotflip",
+    title="gradient-guided flips",
+    settings=HotFlip,
+    search=attack,
+    variants=_variants,
+    prefers=("greedy", "one_shot"),
+    doubled=lambda settings: ["greedy"] * settings.iterative,
+    flips=lambda settings: settings.flips,
+    cost=_cost,
+    sentence=lambda settings: (
+        f"HotFlip {settings.flips} flips, {settings.candidates} candidates per step, beam {settings.beam}, "
+        "each accepted flip re-scored exactly"
+    ),
+    beats=(("greedy", "hotflip", "one_shot"), ("greedy", "query", "greedy")),
+    guided=True,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -10,18 +11,33 @@ from isotone.attacks.context import Context
 from isotone.attacks.documents import Manifest, read_manifest
 from isotone.attacks.objective import TextObjective
 from isotone.attacks.run import run, summary
-from isotone.config.evaluation import AttackJob
+from isotone.config.attacks import AttackJob
 from isotone.config.schema import as_mapping
-from isotone.errors import ConfigurationError
+from isotone.errors import ConfigurationError, InputOutputError
 from isotone.evaluation.journal import Journal
 from isotone.evaluation.scoring import Scorer
-from isotone.records import file_digest, folder_digest, write_marker, write_rows
+from isotone.records import file_digest, folder_digest, read_json, write_marker, write_rows
 
 ROWS, COST = "attack/1", "attack_cost/1"
 
 
-def open_target(folder: Path, job: AttackJob, manifest: Manifest) -> Context:
+def read_temperature(path: Path) -> float:
+    """The best temperature of a model, from its calibration file.
+
+    Raises:
+        InputOutputError: if the file holds none above 0.
+    """
+    value = read_json(path).get("result", {}).get("temperature")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InputOutputError(f"{path}: result.temperature is {value!r}, not a number above 0. Make the file again.")
+    return float(value)
+
+
+def open_target(folder: Path, job: AttackJob, manifest: Manifest, calibration: Path | None = None) -> Context:
     """The model in ``folder`` as a target of the shared documents.
+
+    Args:
+        calibration: file with the model's best temperature, for the rows' `calibrated`.
 
     Raises:
         ConfigurationError: if the model does not fit the documents.
@@ -40,17 +56,30 @@ def open_target(folder: Path, job: AttackJob, manifest: Manifest) -> Context:
     longest = max(len(document.ids) for document in manifest.test + manifest.search)
     scorer.check_length(longest, "attacks.shared.window")
     text = tokenizer if job.shared.threat_model == "text" else None
-    return Context(TextObjective(scorer), manifest.vocabulary, job, text)
+    temperature = read_temperature(calibration) if calibration else None
+    return Context(TextObjective(scorer, temperature), manifest.vocabulary, job, text)
 
 
-def attack(name: str, job: AttackJob, model: Path, documents: Path, rows: Path, cost: Path, marker: Path) -> None:
+def attack(
+    name: str,
+    job: AttackJob,
+    model: Path,
+    documents: Path,
+    rows: Path,
+    cost: Path,
+    marker: Path,
+    *,
+    calibration: Path | None = None,
+) -> None:
     """Attack one model and write rows, seconds and, last, the marker."""
     start = time.perf_counter()
     manifest = read_manifest(documents)
     inputs = {"model": folder_digest(model, "*.safetensors"), "documents": manifest.digest}
+    if calibration:
+        inputs["calibration"] = file_digest(calibration)
     settings = {"attack": name, **as_mapping(job)}
     journal = Journal(rows, {"settings": settings, "inputs": inputs})
-    context = open_target(model, job, manifest)
+    context = open_target(model, job, manifest, calibration)
     made, costs, extra = run(name, context, manifest, journal)
     write_rows(rows, ROWS, made)
     write_rows(cost, COST, costs)

@@ -22,7 +22,7 @@ from isotone.attacks.objective import TextObjective, check_numbers
 from isotone.attacks.search import Trace
 from isotone.records import Json
 
-EDGES = (1, 2, 3, 5, 9, 17, 33, 65, 129, 257)  # distance behind the nearest change, tokens: [1, 2), [2, 3), [3, 5) ...
+EDGES = (1, 2, 3, 4, 6, 9, 17, 33, 65, 129, 257)  # distance behind the nearest change, tokens: [1, 2) ... [4, 6) ...
 SUCCESS = 0.15  # the first study called a relative rise of the total loss above 15 % a success
 
 
@@ -47,6 +47,41 @@ def distance_profile(rise_T: np.ndarray, changed_T: np.ndarray, scored_T: np.nda
         if inside.any():
             bins.append({"lo": low, "hi": high - 1, "J": float(rise_T[inside].mean()), "tokens": int(inside.sum())})
     return bins
+
+
+def predictions(
+    objective: TextObjective, before_T: np.ndarray, after_T: np.ndarray, kept_T: np.ndarray, first: int = 0
+) -> Json:
+    """What unchanged tokens are predicted as, and their loss on the recalibrated model, if there is a temperature.
+
+    Args:
+        before_T, after_T: the text and the changed text; the latter may be longer in front.
+        kept_T: tokens of the first that count.
+        first: tokens that the second has in front of the first.
+    """
+    heat = objective.temperature
+    found = objective.scorer.compare(torch.from_numpy(before_T), torch.from_numpy(after_T), heat or 1.0)
+    result: Json = {
+        "top1_agreement": float(found.same.double().numpy()[kept_T].mean()),
+        "clean_accuracy": float(found.right_before.double().numpy()[kept_T].mean()),
+        "accuracy": float(found.right_after.double().numpy()[kept_T].mean()),
+        "kl": float(found.kl.double().numpy()[kept_T].mean()),
+    }
+    if heat is not None:
+        nll_T = found.nll_before.double().numpy()
+        rise_T = found.nll_after.double().numpy() - nll_T
+        scored_T = objective.counts(np.zeros(len(before_T), bool))
+        changed_T = np.concatenate([np.ones(first, bool), scored_T & ~kept_T])
+        behind = distance_profile(
+            np.concatenate([np.zeros(first), rise_T]), changed_T, np.concatenate([np.zeros(first, bool), scored_T])
+        )
+        result["calibrated"] = {
+            "temperature": heat,
+            "J": float(rise_T[kept_T].mean()),
+            "clean_nll": float(nll_T[scored_T].mean()),
+            "distance": behind,
+        }
+    return result
 
 
 def rank_correlation(tried: Sequence[tuple[float, float]]) -> float | None:
@@ -105,7 +140,6 @@ def _row(
         measured = parts_of(nll_T, clean_T, changed_T, scored_T)
         curve.append({"flips": len(curve), **measured, "forward_tokens": spent.forward_tokens})
     changed_T = final.ids != document.ids
-    kl_T, same_T = objective.scorer.compare(torch.from_numpy(document.ids), torch.from_numpy(final.ids))
     kept_T = scored_T & ~changed_T
     clean = float(clean_T[scored_T].mean())
     relative = curve[-1]["total"] / clean
@@ -114,13 +148,13 @@ def _row(
         "variant": variant,
         "document": document.name,
         "tokens": int(scored_T.sum()),
+        "window": len(document.ids),
         "clean_nll": clean,
         "J": curve[-1]["J"],
         "self": curve[-1]["self"],
         "total": curve[-1]["total"],
         "self_nll": float(nll_KT[-1][changed_T & scored_T].mean()) if (changed_T & scored_T).any() else 0.0,
-        "top1_agreement": float(same_T.numpy()[kept_T].mean()),
-        "kl": float(kl_T.double().numpy()[kept_T].mean()),
+        **predictions(objective, document.ids, final.ids, kept_T),
         "reference_degradation": relative,
         "reference_success": bool(relative > SUCCESS),
         "flips": flip_list(document.ids, final.ids, final.order, pieces),
@@ -129,6 +163,7 @@ def _row(
         "predicted": final.predicted,
         "exact": final.exact,
         "proposal_correlation": rank_correlation(trace.tried),
+        "tried": len(trace.tried),
         "ledger": trace.ledger.as_row(),
         "context": [pieces[index] for index in document.ids],
     }

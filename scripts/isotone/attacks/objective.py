@@ -10,14 +10,16 @@ scores of positions; it does not assume that what is changed is what is scored.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from isotone.errors import ConfigurationError
-from isotone.evaluation.scoring import Scorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from isotone.evaluation.scoring import Scorer
 
 
 @dataclass
@@ -62,9 +64,14 @@ class Objective(Protocol):
 
 @dataclass
 class TextObjective:
-    """NLL of a text's own tokens under a causal model."""
+    """NLL of a text's own tokens under a causal model.
+
+    Attributes:
+        temperature: the model's own best one, at which `measure` scores the attacked texts once more; None: it does not.
+    """
 
     scorer: Scorer
+    temperature: float | None = None
     scored: slice = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,17 +79,23 @@ class TextObjective:
 
     def scores(self, ids_BT: np.ndarray) -> np.ndarray:
         """NLL per token, ``[B, T]``, float64; 0 at an unscored first token."""
+        import torch
+
         return self.scorer.texts(torch.from_numpy(ids_BT)).double().numpy()
 
     def flips(
         self, ids_BT: np.ndarray, nll_BT: np.ndarray, rows_N: np.ndarray, places_N: np.ndarray, tokens_N: np.ndarray
     ) -> np.ndarray:
         """NLL per token of texts that differ in one token from texts with known losses, ``[N, T]``, float64."""
+        import torch
+
         known = torch.from_numpy(ids_BT), torch.from_numpy(nll_BT).float()
         return self.scorer.flips(*known, rows_N, places_N, tokens_N).double().numpy()
 
     def slopes(self, ids_BT: np.ndarray, weights_BT: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """As `Objective.slopes`; scores in float64."""
+        import torch
+
         nll_BT, grad_BTD = self.scorer.gradients(torch.from_numpy(ids_BT), torch.from_numpy(weights_BT).float())
         return nll_BT.double().numpy(), grad_BTD
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from isotone.attacks.vocabulary import survives
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 SHRINK = 0.5  # 0.25 to 1 gave J within 4 %
 CHUNK = 1 << 22  # entries of one block of the position x token table
@@ -52,6 +56,8 @@ def rank_flips(
 
     Source: Ebrahimi et al. 2018 (arXiv:1712.06751), eq. 10.
     """
+    import torch
+
     base_P = (grad_PD * current_PD).sum(-1)
     choices, gains = [], []
     step = max(1, CHUNK // len(allowed_AD))
@@ -120,6 +126,19 @@ def fresh_flips(ranked: Sequence[Flip], seen: Container[tuple[int, int]], count:
             used[flip.position] += 1
             found.append(flip)
     return found
+
+
+def flipped(ids: np.ndarray, flips: Sequence[Flip]) -> np.ndarray:
+    """A copy of ``ids`` with all flips made."""
+    ids = ids.copy()
+    for flip in flips:
+        ids[flip.position] = flip.token
+    return ids
+
+
+def surviving(ids: np.ndarray, flips: Sequence[Flip], tokenizer: Tokenizer) -> list[Flip]:
+    """The flips after each of which the whole text still decodes and encodes to the same ids."""
+    return [flip for flip in flips if survives(tokenizer, flipped(ids, [flip]).tolist())]
 
 
 def random_flips(

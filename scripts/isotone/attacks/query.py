@@ -6,17 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from isotone.attacks.context import Context
-from isotone.attacks.documents import Document
-from isotone.attacks.hotflip import surviving
-from isotone.attacks.objective import Ledger, TextObjective
-from isotone.attacks.proposals import Flip, random_flips
+from isotone.attacks.proposals import Flip, random_flips, surviving
 from isotone.attacks.search import Plan, Position, Trace, search
-from isotone.attacks.vocabulary import Vocabulary
+from isotone.attacks.spec import AttackSpec, Cost
+from isotone.config.schema import setting
 from isotone.evaluation.streams import stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
+
+    from isotone.attacks.context import Context
+    from isotone.attacks.documents import Document
+    from isotone.attacks.objective import Ledger, TextObjective
+    from isotone.attacks.vocabulary import Vocabulary
+    from isotone.config.attacks import Attacks
+
+
+@dataclass(frozen=True)
+class QueryAttack:
+    """Greedy search without gradients, at hotflip's number of forward passes."""
+
+    flips: int = setting(5, "changed tokens per document", minimum=1)
+    candidates: int = setting(0, "random proposals per step; 0: as many forwards as hotflip spends", minimum=0)
 
 
 @dataclass
@@ -38,9 +49,9 @@ class RandomProposals:
         return found
 
 
-def matched_candidates(flips: int, proposals: int, beam: int, own_flips: int) -> int:
-    """Proposals per step that cost as many forward passes as hotflip's K (2 + w M)."""
-    return max(1, flips * (2 + beam * proposals) // own_flips)
+def matched_candidates(forwards: int, flips: int) -> int:
+    """Proposals at each of ``flips`` steps that cost ``forwards`` passes together."""
+    return max(1, forwards // flips)
 
 
 def query(
@@ -52,7 +63,30 @@ def query(
 
 def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
     """At hotflip's number of forward passes unless the settings say otherwise."""
-    settings, hotflip = context.job.query, context.job.hotflip
-    count = settings.candidates or matched_candidates(hotflip.flips, hotflip.candidates, hotflip.beam, settings.flips)
+    settings = context.job.query
+    count = settings.candidates or matched_candidates(context.job.hotflip.forwards, settings.flips)
     propose = RandomProposals(context.vocabulary, count * context.effort, context.seed, context.tokenizer)
     return {"greedy": query(context.objective, documents, propose, flips=settings.flips)}
+
+
+def _cost(attacks: Attacks) -> Cost:
+    settings, shared = attacks.query, attacks.shared
+    forwards = settings.flips * settings.candidates or attacks.hotflip.forwards
+    return Cost(float(shared.documents * forwards * (shared.window + 1)))
+
+
+SPEC = AttackSpec(
+    name="query",
+    title="no gradients",
+    settings=QueryAttack,
+    search=attack,
+    variants=lambda settings: ["greedy"],
+    prefers=("greedy",),
+    flips=lambda settings: settings.flips,
+    cost=_cost,
+    sentence=lambda settings: (
+        f"gradient-free greedy search with {settings.flips} flips at HotFlip's number of forward passes"
+    ),
+    reads=("hotflip",),
+    beats=(("greedy", "random", "best_of_n"),),
+)

@@ -1,27 +1,39 @@
-"""The floor: flips that look at nothing, and the best of many such draws."""
+"""The random baseline: flips that look at nothing, and the best of many such draws."""
 
 # Shape suffixes: N = draws, T = text tokens.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isotone.attacks.context import Context
-from isotone.attacks.documents import Document
-from isotone.attacks.hotflip import flipped, surviving
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers, damage
-from isotone.attacks.proposals import Flip, random_flips
+from isotone.attacks.proposals import Flip, flipped, random_flips, surviving
 from isotone.attacks.search import State, Trace, begin
-from isotone.attacks.vocabulary import Vocabulary
+from isotone.attacks.spec import AttackSpec, Cost
+from isotone.config.schema import setting
 from isotone.evaluation.streams import stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+    from isotone.attacks.context import Context
+    from isotone.attacks.documents import Document
+    from isotone.attacks.vocabulary import Vocabulary
+    from isotone.config.attacks import Attacks
+
 TRIES = 50  # draws for one flip before the text is left as it is (threat model `text`)
+
+
+@dataclass(frozen=True)
+class RandomAttack:
+    """Random flips at matched positions, and the best of N at the full budget."""
+
+    flips: int = setting(5, "changed tokens per document", minimum=1)
+    draws: int = setting(0, "draws for best of N; 0: as many forwards as hotflip spends", minimum=0)
 
 
 def draw(
@@ -110,9 +122,9 @@ def best_of(
 
 
 def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
-    """All three floors."""
-    settings, hotflip = context.job.random, context.job.hotflip
-    draws = settings.draws or hotflip.flips * (2 + hotflip.beam * hotflip.candidates)
+    """All three forms."""
+    settings = context.job.random
+    draws = settings.draws or context.job.hotflip.forwards
     flips, seed, tokenizer = settings.flips, context.seed, context.tokenizer
     objective, vocabulary = context.objective, context.vocabulary
     found = {
@@ -124,3 +136,22 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
         objective, documents, vocabulary, draws=draws, flips=flips, seed=seed, tokenizer=tokenizer
     )
     return found
+
+
+def _cost(attacks: Attacks) -> Cost:
+    draws = attacks.random.draws or attacks.hotflip.forwards
+    return Cost(float(attacks.shared.documents * draws * (attacks.shared.window + 1)))
+
+
+SPEC = AttackSpec(
+    name="random",
+    title="random baseline",
+    settings=RandomAttack,
+    search=attack,
+    variants=lambda settings: ["matched", "unigram", "best_of_n"],
+    prefers=("best_of_n",),
+    flips=lambda settings: settings.flips,
+    cost=_cost,
+    sentence=lambda settings: f"random flips ({settings.flips}) and the best of many draws at HotFlip's budget",
+    reads=("hotflip",),
+)

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from isotone.attacks import gcg, hotflip, measure, query, random_flips, universal
+from isotone.attacks import measure, universal
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document, Manifest
-from isotone.attacks.search import Trace
+from isotone.attacks.registry import SPECS
+from isotone.attacks.spec import Effort
 from isotone.attacks.trigger import by_length
 from isotone.evaluation.journal import Journal
 from isotone.progress import Progress
 from isotone.records import Json
 
-Attack = Callable[[Context, Sequence[Document]], dict[str, list[Trace]]]
-ATTACKS: dict[str, Attack] = {
-    "hotflip": hotflip.attack,
-    "query": query.attack,
-    "random": random_flips.attack,
-    "gcg": gcg.attack,
-}
-DOUBLED = {"hotflip": ["greedy"], "gcg": ["gcg"], "uat": ["trigger"]}  # white-box searches, for the gate
 CHUNK = 8  # documents that are attacked together, and lost together by a kill
-
-
-def is_universal(name: str, context: Context) -> bool:
-    """Whether the attack searches one trigger for all texts."""
-    return name == "uat" or (name == "gcg" and context.job.gcg.form == "universal")
 
 
 def chunks(documents: Sequence[Document]) -> list[list[Document]]:
@@ -50,18 +38,20 @@ def run(name: str, context: Context, manifest: Manifest, journal: Journal) -> tu
     """
     efforts = [(context, manifest.test)]
     gate = manifest.test[: context.job.shared.doubling]
-    if gate and name in DOUBLED:
+    spec, settings = SPECS[name], context.job.of(name)
+    if gate and spec.doubled(settings):
         efforts.append((replace(context, effort=2), gate))
-    if is_universal(name, context):
-        return _run_universal(name, efforts, manifest, journal)
+    effort = spec.trigger(settings)
+    if effort:
+        return _run_universal(name, effort, efforts, manifest, journal)
     rows: list[Json] = []
     costs: list[Json] = []
     with Progress(f"attack {name}", sum(len(documents) for _, documents in efforts)) as progress:
-        for effort, documents in efforts:
+        for doubled, documents in efforts:
             for chunk in chunks(documents):
-                _run_chunk(name, effort, chunk, journal)
+                _run_chunk(name, doubled, chunk, journal)
                 progress.add(len(chunk))
-            found = [journal.done[_key(effort, document)] for document in documents]
+            found = [journal.done[_key(doubled, document)] for document in documents]
             for variant in sorted(found[0]["rows"]):  # a journal that was read again has sorted keys
                 rows += [entry["rows"][variant] for entry in found]
                 costs += [entry["costs"][variant] for entry in found]
@@ -77,7 +67,7 @@ def _run_chunk(name: str, context: Context, chunk: Sequence[Document], journal: 
     if not todo:
         return
     start = time.perf_counter()
-    traces = ATTACKS[name](context, todo)
+    traces = SPECS[name].search(context, todo)
     seconds = (time.perf_counter() - start) / len(todo) / max(len(traces), 1)
     found: list[dict[str, Any]] = [{"rows": {}, "costs": {}} for _ in todo]
     for variant, members in traces.items():
@@ -90,14 +80,18 @@ def _run_chunk(name: str, context: Context, chunk: Sequence[Document], journal: 
 
 
 def _run_universal(
-    name: str, efforts: Sequence[tuple[Context, list[Document]]], manifest: Manifest, journal: Journal
+    name: str,
+    effort: Effort,
+    efforts: Sequence[tuple[Context, list[Document]]],
+    manifest: Manifest,
+    journal: Journal,
 ) -> tuple[list[Json], list[Json], Json]:
     rows: list[Json] = []
     costs: list[Json] = []
     extra: Json = {}
     for context, documents in efforts:
         start = time.perf_counter()
-        made, about = universal.attack(name, context, manifest.search, documents, journal)
+        made, about = universal.attack(name, context, effort, manifest.search, documents, journal)
         seconds = round((time.perf_counter() - start) / len(documents), 4)
         rows += made
         costs += [{"variant": row["variant"], "document": row["document"], "seconds": seconds} for row in made]

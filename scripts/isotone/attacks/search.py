@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isotone.attacks.documents import Document
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers, damage
 from isotone.attacks.proposals import Flip
+
+if TYPE_CHECKING:
+    from isotone.attacks.documents import Document
 
 
 @dataclass

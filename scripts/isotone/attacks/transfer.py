@@ -16,10 +16,12 @@ import numpy as np
 from isotone.attacks import hotflip, job, measure, universal
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document, read_manifest
+from isotone.attacks.objective import Ledger
+from isotone.attacks.registry import SPECS
 from isotone.attacks.run import chunks
-from isotone.attacks.search import State, Trace, begin
+from isotone.attacks.search import State, Trace
 from isotone.attacks.trigger import by_length
-from isotone.config.evaluation import AttackJob
+from isotone.config.attacks import AttackJob
 from isotone.config.schema import as_mapping
 from isotone.errors import ConfigurationError
 from isotone.evaluation.journal import Journal
@@ -27,14 +29,7 @@ from isotone.progress import Progress
 from isotone.records import Json, file_digest, folder_digest, read_rows, write_marker, write_rows
 
 ROWS, COST = "transfer/1", "transfer_cost/1"
-REPLAYED = ("greedy", "trigger", "gcg", "best_of_n", "one_shot")  # the strongest form that a row file holds
 KEPT = ("document", "tokens", "clean_nll", "J", "self", "total", "reference_degradation", "top1_agreement", "kl")
-
-
-def replayed_variant(rows: Sequence[Json]) -> str:
-    """Which variant of a row file is replayed."""
-    found = {row["variant"] for row in rows}
-    return next(variant for variant in REPLAYED if variant in found)
 
 
 def replay(context: Context, documents: Sequence[Document], rows: Sequence[Json], attack: str) -> list[Json]:
@@ -43,7 +38,7 @@ def replay(context: Context, documents: Sequence[Document], rows: Sequence[Json]
     Raises:
         ConfigurationError: if the rows are not of the same documents.
     """
-    variant = replayed_variant(rows)
+    variant = SPECS[attack].main({row["variant"] for row in rows})
     by_name = {row["document"]: row for row in rows if row["variant"] == variant}
     missing = [document.name for document in documents if document.name not in by_name]
     if missing:
@@ -66,13 +61,14 @@ def replay(context: Context, documents: Sequence[Document], rows: Sequence[Json]
     else:
         traces = []
         for group in by_length(documents):
-            for trace in begin(context.objective, [documents[i] for i in group], 1):
-                row = by_name[trace.document.name]
-                ids = trace.document.ids.copy()
+            for document in (documents[i] for i in group):
+                row = by_name[document.name]
+                ids = document.ids.copy()
                 order = [flip["position"] for flip in row["flips"]]
                 ids[order] = [flip["new"] for flip in row["flips"]]
-                trace.best[1] = State(ids, order, trace.clean, 0.0)
-                traces.append(trace)
+                unknown = np.zeros(len(ids))  # `measure` scores every state itself
+                states = [State(document.ids, [], unknown, 0.0), State(ids, order, unknown, 0.0)]
+                traces.append(Trace(document, unknown, states, [Ledger(), Ledger()], Ledger()))
         made = measured(context, traces, attack, variant)
     order_of = {document.name: index for index, document in enumerate(documents)}
     return sorted(made, key=lambda row: order_of[row["document"]])
@@ -146,7 +142,7 @@ def transfer(
             if name not in journal.done:
                 begun = time.perf_counter()
                 found = label(replay(context, manifest.test, read_rows(path, job.ROWS), attack), name, target[0])
-                if attack == "hotflip" and few and folder is not None and name != target[0]:
+                if few and folder is not None and name != target[0]:
                     source = job.open_target(folder, settings, manifest)
                     found += label(crossed(context, source, few), name, target[0])
                 journal.add([(name, {"rows": found, "seconds": round(time.perf_counter() - begun, 3)})])

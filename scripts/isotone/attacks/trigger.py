@@ -122,7 +122,7 @@ class Slots:
     embedding_VD: Tensor
     vocabulary: Vocabulary
     count: int
-    top: int = 0  # above 0: GCG's draws from the top of every slot
+    topk: int = 0  # above 0: GCG's draws from the top of every slot
     allowed_AD: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,9 +133,9 @@ class Slots:
         current_LD = self.embedding_VD[torch.from_numpy(trigger_L)]
         gain_LA = (grad_LD @ self.allowed_AD.T - (grad_LD * current_LD).sum(-1, keepdim=True)).numpy()
         gain_LA[trigger_L[:, None] == self.vocabulary.allowed[None]] = -np.inf
-        keep = min(max(self.top, self.count), gain_LA.shape[1] - 1)
+        keep = min(max(self.topk, self.count), gain_LA.shape[1] - 1)
         ranked_LK = np.argsort(-gain_LA, axis=1, kind="stable")[:, :keep]
-        if self.top:
+        if self.topk:
             slots = generator.integers(len(trigger_L), size=self.count)
             best = ranked_LK[slots, generator.integers(ranked_LK.shape[1], size=self.count)]
             return self._single(trigger_L, slots, best)

@@ -3,49 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
-from isotone.attacks.measure import SUCCESS, distance_profile
+from isotone.attacks.measure import SUCCESS, distance_profile, predictions
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
+from isotone.attacks.spec import Effort
 from isotone.attacks.trigger import Slots, TriggerObjective, by_length, search_trigger
 from isotone.evaluation.journal import Journal
 from isotone.records import Json
 
 
-@dataclass(frozen=True)
-class Effort:
-    """The budget of one universal search, whichever attack asks for it."""
-
-    attack: str
-    length: int
-    restarts: int
-    iterations: int
-    candidates: int
-    batch: int
-    top: int
-
-
-def effort_of(attack: str, context: Context) -> Effort:
-    """``uat`` or the universal form of ``gcg``."""
-    uat, gcg = context.job.uat, context.job.gcg
-    if attack == "uat":
-        return Effort("uat", uat.length, uat.restarts, uat.iterations * context.effort, uat.candidates, uat.batch, 0)
-    iterations = gcg.iterations * context.effort
-    return Effort("gcg", gcg.flips, uat.restarts, iterations, gcg.candidates, uat.batch, gcg.top)
-
-
-def find_triggers(context: Context, effort: Effort, documents: Sequence[Document], journal: Journal) -> list[Json]:
+def find_triggers(
+    name: str, context: Context, effort: Effort, documents: Sequence[Document], journal: Journal
+) -> list[Json]:
     """Every restart's trigger, best on the fixed slice first; finished restarts come from the journal."""
     keys = [f"restart {restart} effort {context.effort}" for restart in range(effort.restarts)]
     todo = [restart for restart, key in enumerate(keys) if key not in journal.done]
     if todo:
         embedding_VD = context.objective.scorer.embedding.weight.detach().float().cpu()
-        propose = Slots(embedding_VD, context.vocabulary, effort.candidates, effort.top)
+        propose = Slots(embedding_VD, context.vocabulary, effort.candidates, effort.topk)
         target = TriggerObjective(context.objective, documents, effort.length)
         for restart in todo:
             found = search_trigger(
@@ -56,7 +36,7 @@ def find_triggers(context: Context, effort: Effort, documents: Sequence[Document
                 iterations=effort.iterations,
                 batch=effort.batch,
                 seed=context.seed,
-                attack=effort.attack,
+                attack=name,
                 tokenizer=context.tokenizer,
             )
             journal.add([(keys[restart], found)])
@@ -94,19 +74,19 @@ def trigger_rows(
         total = float(full_T[first:].mean()) - clean
         own = float(own_T.mean()) if len(own_T) else 0.0
         behind = np.concatenate([prefix, document.ids])
-        kl_T, same_T = objective.scorer.compare(torch.from_numpy(document.ids), torch.from_numpy(behind))
+        kept_T = objective.counts(np.zeros(len(document.ids), bool))
         rows.append(
             {
                 "attack": attack,
                 "variant": variant,
                 "document": document.name,
                 "tokens": len(rise_T) - first,
+                "window": len(document.ids),
                 "clean_nll": clean,
                 "J": damage,
                 "self": own,
                 "total": total,
-                "top1_agreement": float(same_T[first:].double().mean()),
-                "kl": float(kl_T[first:].double().mean()),
+                **predictions(objective, document.ids, behind, kept_T, len(prefix)),
                 "reference_degradation": total / clean,
                 "reference_success": bool(total / clean > SUCCESS),
                 "flips": [],
@@ -124,6 +104,7 @@ def trigger_rows(
                 "predicted": [],
                 "exact": [],
                 "proposal_correlation": None,
+                "tried": 0,
                 "ledger": shares[index],
                 "context": [pieces[token] for token in document.ids],
                 "trigger": [{"token": int(token), "text": pieces[token]} for token in trigger],
@@ -155,11 +136,16 @@ def _shares(ledger: Json, count: int) -> list[Json]:
 
 
 def attack(
-    name: str, context: Context, search: Sequence[Document], test: Sequence[Document], journal: Journal
+    name: str,
+    context: Context,
+    effort: Effort,
+    search: Sequence[Document],
+    test: Sequence[Document],
+    journal: Journal,
 ) -> tuple[list[Json], Json]:
     """Rows of the best restart's trigger, and what the marker tells of the search."""
-    effort = effort_of(name, context)
-    found = find_triggers(context, effort, search, journal)
+    effort = replace(effort, iterations=effort.iterations * context.effort)
+    found = find_triggers(name, context, effort, search, journal)
     total = Ledger()
     for restart in found:
         total = total.plus(Ledger(**restart["ledger"]))

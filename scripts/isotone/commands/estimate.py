@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isotone.attacks.registry import SPECS
 from isotone.commands.history import read_json_quietly
 from isotone.commands.studies import study_of_files
 from isotone.config.study import Study
@@ -74,25 +75,6 @@ def steps_of(training: Training, tokens: float) -> int:
     blocks = max(1, int((tokens - 1) // training.length))
     steps = math.ceil(training.epochs * blocks / training.global_batch)
     return min(steps, training.max_steps) if training.max_steps else steps
-
-
-def attack_tokens(study: Study, name: str) -> tuple[float, float]:
-    """Tokens of forward and of backward passes of one attack on one run."""
-    shared, hot = study.attacks.shared, study.attacks.hotflip
-    per_document = hot.flips * (2 + hot.beam * hot.candidates) * (shared.window + 1)
-    documents = float(shared.documents)
-    if name == "uat":
-        uat = study.attacks.uat
-        length = shared.window + 1 + uat.length
-        search = uat.restarts * uat.iterations * uat.batch * length
-        return search * (1 + uat.candidates) + documents * 2 * length, float(search)
-    if name == "gcg":
-        gcg = study.attacks.gcg
-        return documents * gcg.iterations * (1 + gcg.candidates) * (
-            shared.window + 1
-        ), documents * gcg.iterations * shared.window
-    backward = documents * hot.flips * (shared.window + 1) if name == "hotflip" else 0.0
-    return documents * per_document, backward
 
 
 class Estimate:
@@ -182,14 +164,16 @@ class Estimate:
         found.append(self._scoring("perplexity", len(runs), test * scored, 0.0, study.perplexity.length))
         for attack in dict.fromkeys([*study.attacks.run, *study.controls.attacks]):
             jobs = sum(attack in study.attacks_of(arm) for arm, _ in runs)
-            forward, backward = attack_tokens(study, attack)
-            found.append(self._scoring(f"attack {attack}", jobs, forward, backward, study.attacks.shared.window))
+            cost = SPECS[attack].cost(study.attacks)
+            found.append(
+                self._scoring(f"attack {attack}", jobs, cost.forward, cost.backward, study.attacks.shared.window)
+            )
         sources = sum(len(study.seeds_of(arm)) for arm in study.arms)
         for attack in study.attacks.transfer:
             replay = (
                 sources
                 * study.attacks.shared.documents
-                * (study.attacks.hotflip.flips + 1)
+                * 2  # the text, unchanged and changed
                 * study.attacks.shared.window
             )
             found.append(self._scoring(f"transfer {attack}", sources, float(replay), 0.0, study.attacks.shared.window))

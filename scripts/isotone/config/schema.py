@@ -95,6 +95,8 @@ RENAMED = {
     "start": "init",
     "nulls": "controls",
     "reference": "baseline",
+    "candidates": "search_width",
+    "top": "topk",
 }
 
 

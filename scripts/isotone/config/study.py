@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isotone.attacks.registry import SPECS
+from isotone.config.attacks import Attacks
 from isotone.config.constraint import Constraint
 from isotone.config.data import Data, Model
-from isotone.config.evaluation import ATTACKS, Attacks, Controls, OrderPreservation, Perplexity
+from isotone.config.evaluation import Controls, OrderPreservation, Perplexity
 from isotone.config.report import Report
 from isotone.config.schema import as_mapping, check, merge, parse, section, setting, suggestion
 from isotone.config.training import Operation, Training, TrainJob
@@ -75,10 +77,17 @@ class Study:
             ("controls.attacks", self.controls.attacks),
         ):
             for attack in names:
-                if attack not in ATTACKS:
+                if attack not in SPECS:
                     raise ConfigurationError(
-                        f'{key} has "{attack}", which is not an attack.{suggestion(attack, ATTACKS)}'
+                        f'{key} has "{attack}", which is not an attack.{suggestion(attack, SPECS)}'
                     )
+        for attack in self.attacks.transfer:
+            if attack not in self.attacks.run:
+                raise ConfigurationError(
+                    f'attacks.transfer has "{attack}", which is not in attacks.run. Its flips have to be made before they are replayed; add it there.'
+                )
+        for attack in (*self.attacks.run, *self.controls.attacks):
+            SPECS[attack].primary(self.attacks.of(attack))
         for name in self.arms:
             self.train_job(name, self.seeds[0])
 

@@ -124,6 +124,11 @@ class Operation:
         120.0, "seconds without a step that are never called a hang (the first step gets ten times as many)", minimum=0
     )
     grace: float = setting(30.0, "seconds between a signal and the kill that follows it", minimum=0)
+    attack_jobs: str = setting(
+        "run",
+        "run: a job for each attack on each run; seed: one for all runs of a seed, where loading the libraries takes longer than attacking a small model",
+        enum=["run", "seed"],
+    )
     lock_wait: float = setting(600.0, "seconds that a second start waits for the first", minimum=0)
     lease: float = setting(
         30.0, "seconds without a sign of life after which another trainer may take over", exclusiveMinimum=0

@@ -55,6 +55,27 @@ class Window:
     targets: np.ndarray
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a model makes of a text and of a changed one, per token of the first, ``[T]`` on the CPU.
+
+    Where the shorter text predicts nothing, losses and divergence are 0 and the rest is True.
+
+    Attributes:
+        kl: KL(before || after) of the distribution that predicts the token, nats.
+        same: whether both rank the same token first.
+        right_before, right_after: whether the token that stands there is ranked first.
+        nll_before, nll_after: losses at the temperature that was asked for, nats.
+    """
+
+    kl: Tensor
+    same: Tensor
+    right_before: Tensor
+    right_after: Tensor
+    nll_before: Tensor
+    nll_after: Tensor
+
+
 class Scorer:
     """A frozen model that scores token ids.
 
@@ -286,13 +307,11 @@ class Scorer:
         return torch.stack([nll for nll, _ in pairs]), torch.stack([grad for _, grad in pairs])
 
     @torch.inference_mode()
-    def compare(self, before_T: Tensor, after_T: Tensor) -> tuple[Tensor, Tensor]:
+    def compare(self, before_T: Tensor, after_T: Tensor, temperature: float = 1.0) -> Comparison:
         """How the predictions of one text's tokens differ from those of another's, aligned at the end.
 
-        Returns:
-            ``(kl_T, same_T)`` per token of ``before_T``: KL(before || after) in nats of the distribution
-            that predicts token t, and whether both rank the same token first; 0 and True where the
-            shorter text predicts nothing.
+        Args:
+            temperature: of the losses in the result (logits / temperature), and of nothing else.
         """
         head = loss.Head(self.weight_VD, self.bias_V, self.scale)
         sides = [self.inputs_of(ids_T[None].to(self.device)) for ids_T in (before_T, after_T)]
@@ -301,13 +320,25 @@ class Scorer:
         else:
             hidden = [models.hidden_states(self.model, side)[0] for side in sides]
         count = min(len(hidden_SD) for hidden_SD in hidden)
-        kl, same = [], []
+        targets = [ids_T[-count:].to(self.device) for ids_T in (before_T, after_T)]
+        parts: list[list[Tensor]] = []
         size = loss.chunk_rows(len(self.weight_VD), self.rows)
         for first in range(0, count, size):
             rows = slice(first, min(first + size, count))
-            log_before, log_after = (head.logits(side_SD[-count:][rows]).log_softmax(-1) for side_SD in hidden)
-            kl.append((log_before.exp() * (log_before - log_after)).sum(-1))
-            same.append(log_before.argmax(-1) == log_after.argmax(-1))
+            logits = [head.logits(side_SD[-count:][rows]) for side_SD in hidden]
+            log_before, log_after = (logits_RV.log_softmax(-1) for logits_RV in logits)
+            best = [log_RV.argmax(-1) for log_RV in (log_before, log_after)]
+            kl_R = (log_before.exp() * (log_before - log_after)).sum(-1)
+            right = [best_R == targets_N[rows] for best_R, targets_N in zip(best, targets, strict=True)]
+            nll = [
+                -(logits_RV / temperature).log_softmax(-1).gather(1, targets_N[rows, None])[:, 0]
+                for logits_RV, targets_N in zip(logits, targets, strict=True)
+            ]
+            parts.append([kl_R, best[0] == best[1], *right, *nll])
         missing = len(before_T) - count
-        kl_T = torch.nn.functional.pad(torch.cat(kl).cpu(), (missing, 0))
-        return kl_T, torch.nn.functional.pad(torch.cat(same).cpu(), (missing, 0), value=True)
+
+        def whole(pieces: Sequence[Tensor]) -> Tensor:
+            joined = torch.cat(list(pieces)).cpu()
+            return torch.nn.functional.pad(joined, (missing, 0), value=joined.dtype == torch.bool)
+
+        return Comparison(*(whole(pieces) for pieces in zip(*parts, strict=True)))

@@ -81,11 +81,10 @@ def _training(evidence: Evidence) -> Json:
 def _triggers(evidence: Evidence) -> Json:
     found = {}
     for run in all_runs(evidence.study):
-        marker = evidence.markers.get(f"{run.folder}/attacks/uat.json")
-        if marker and run not in evidence.unavailable:
-            found[run.key] = {
-                key: marker["result"][key] for key in ("triggers", "search_curve") if key in marker["result"]
-            }
+        for attack in evidence.study.attacks_of(run.name):
+            marker = evidence.markers.get(f"{run.folder}/attacks/{attack}.json")
+            if marker and run not in evidence.unavailable and "triggers" in marker["result"]:
+                found.setdefault(run.key, {})[attack] = marker["result"]["triggers"]
     return found
 
 

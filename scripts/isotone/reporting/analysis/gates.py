@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
+from isotone.attacks.registry import SPECS
 from isotone.records import Json
 from isotone.reporting.analysis.numbers import Sources, draw_of, number
 from isotone.reporting.analysis.replays import Replays
@@ -165,24 +166,23 @@ def gates(
         replays: what the transfer matrix says about every arm.
     """
     found = []
-    run = evidence.study.attacks.run
+    study = evidence.study
+    forms = {name: SPECS[name].variants(study.attacks.of(name)) for name in study.attacks.run}
     for arm in evidence.study.arms:
         say(f"gates of {arm}")
-        found.append(_order(evidence, arm, sources, ("hotflip", "greedy"), ("hotflip", "one_shot")))
-        found.append(_order(evidence, arm, sources, ("hotflip", "greedy"), ("query", "greedy")))
-        found.append(_order(evidence, arm, sources, ("query", "greedy"), ("random", "best_of_n")))
-        budgeted: list[str] = [name for name in ("hotflip", "query", "random", "gcg") if name in run]
-        searched: list[str] = [name for name in ("hotflip", "uat", "gcg") if name in run]
-        for attack in budgeted:
-            found.append(_budget(evidence, arm, attack, sources))
-        for attack in searched:
-            found.append(_doubled(evidence, arm, attack, sources))
-            found.append(_against_transfer(evidence, arm, attack, replays.strongest.get(attack, {}), sources))
-            if attack == "hotflip":
-                found.append(_crossed(evidence, arm, attack, replays.crossed.get(attack, {}), sources))
-        found.append(
-            _masked(evidence, arm, "hotflip")
-            if "hotflip" in run
-            else _skipped("hotflip: predicted gains", arm, "no hotflip")
-        )
+        for attack in study.attacks.run:
+            spec, settings = SPECS[attack], study.attacks.of(attack)
+            for own, other, form in spec.beats:
+                if own in forms[attack] and form in forms.get(other, []):
+                    found.append(_order(evidence, arm, sources, (attack, own), (other, form)))
+            if not spec.universal(settings):
+                found.append(_budget(evidence, arm, attack, sources))
+            if spec.doubled(settings) and study.attacks.shared.doubling:
+                found.append(_doubled(evidence, arm, attack, sources))
+            if attack in study.attacks.transfer:
+                found.append(_against_transfer(evidence, arm, attack, replays.strongest.get(attack, {}), sources))
+            if arm in replays.crossed.get(attack, {}):
+                found.append(_crossed(evidence, arm, attack, replays.crossed[attack], sources))
+            if spec.guided and arm != study.report.baseline:
+                found.append(_masked(evidence, arm, attack))
     return found

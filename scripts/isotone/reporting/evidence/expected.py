@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from isotone.attacks.registry import SPECS
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
-
-# The form of each attack that speaks for it in the primary comparison.
-PRIMARY_VARIANT = {"hotflip": "greedy", "uat": "trigger", "query": "greedy", "random": "best_of_n", "gcg": "gcg"}
 
 
 @dataclass(frozen=True, order=True)
@@ -57,8 +55,7 @@ def compared_arms(study: Study) -> list[str]:
 
 def primary_variant(study: Study, attack: str) -> str:
     """The form of an attack that the primary comparison uses."""
-    only_one_shot = attack == "hotflip" and not study.attacks.hotflip.iterative
-    return "one_shot" if only_one_shot else PRIMARY_VARIANT[attack]
+    return SPECS[attack].primary(study.attacks.of(attack))
 
 
 def files_of(study: Study, run: Run) -> list[str]:

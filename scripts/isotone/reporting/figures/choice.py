@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from isotone.attacks.registry import SPECS
 from isotone.records import Json
-from isotone.reporting.evidence.expected import PRIMARY_VARIANT
 
 
 def main_form(forms: Json, attack: str) -> str:
-    """The form of the primary comparison where it was run, else the last one."""
-    wanted = PRIMARY_VARIANT.get(attack, "")
-    return wanted if wanted in forms else next(reversed(forms))
+    """The form that speaks for an attack, of those that were run."""
+    return SPECS[attack].main(forms)
 
 
 def in_order(results: Json, names: Iterable[str]) -> list[str]:

@@ -112,13 +112,11 @@ def _pictures(document: Json, folder: Path) -> Iterator[Json]:
 
 def _triggers(results: Json) -> list[Json]:
     rows = []
-    for run, found in results["triggers"].items():
-        for entry in found.get("triggers", []):
-            pieces = entry if isinstance(entry, list) else entry.get("text", entry.get("trigger", []))
-            pieces = [pieces] if isinstance(pieces, str) else pieces
-            texts = [piece.get("text", "") if isinstance(piece, dict) else str(piece) for piece in pieces]
-            value = entry.get("J") if isinstance(entry, dict) else None
-            rows.append({"run": run, "pieces": texts, "J": "–" if value is None else f"{value:.3f}"})
+    for run, attacks in results["triggers"].items():
+        for attack, found in attacks.items():
+            rows += [
+                {"run": run, "attack": attack, "pieces": entry["text"], "J": f"{entry['J']:.3f}"} for entry in found
+            ]
     return rows
 
 

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from isotone.attacks.registry import SPECS
+from isotone.config.schema import parse
 from isotone.records import Json
 from isotone.reporting.page.references import REFERENCES
 from isotone.reporting.tables.table import is_number, latex_text
@@ -88,14 +90,9 @@ def _model_sentence(settings: Json) -> str:
 
 def _attack_sentences(settings: Json) -> list[str]:
     attacks, shared = settings["attacks"], settings["attacks"]["shared"]
-    words = {
-        "hotflip": "HotFlip {flips} flips, {candidates} candidates per step, beam {beam}, each accepted flip re-scored exactly",
-        "uat": "universal triggers of {length} tokens, {restarts} restarts of {iterations} steps",
-        "query": "gradient-free greedy search with {flips} flips at HotFlip's number of forward passes",
-        "random": "random flips ({flips}) and the best of many draws at HotFlip's budget",
-        "gcg": "GCG with {flips} open positions and {iterations} steps",
-    }
-    listed = "; ".join(words[name].format(**attacks[name]) for name in attacks["run"])
+    listed = "; ".join(
+        spec.sentence(parse(spec.settings, attacks[spec.name])) for spec in (SPECS[name] for name in attacks["run"])
+    )
     return [
         f"Every attack sees the same {shared['documents']} documents of up to {shared['window']} tokens, the same eligible positions and "
         f"the same random streams (seed {shared['seed']}): {listed}.",
