@@ -73,29 +73,28 @@ for _spec in SPECS.values():
                 "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 
-# One rule for each seed: its targets share a job, since loading the libraries takes longer than replaying on a small model.
-for _seed in study.seeds:
+for _group, _runs in transfer_groups().items():
 
     rule:
-        """Replay every run's flips or triggers on the runs of one seed; propose with the baseline's gradients, too."""
+        """Replay every run's flips or triggers on some of them; propose with the baseline's gradients, too."""
         name:
-            f"transfer_seed_{_seed}"
+            f"transfer{_group and '_' + _group}"
         input:
-            targets=[f"results/{{study}}/{run}/model" for run in runs_of_seed(_seed)],
+            targets=[f"results/{{study}}/{run}/model" for run in _runs],
             documents="results/{study}/data/attack/manifest.json",
             sources=[
                 f"results/{{study}}/{run}/attacks/{{attack}}.jsonl"
                 for run in trained_runs()
             ],
-            models=lambda wildcards, seed=_seed: crossed_models(wildcards.attack, seed),
+            models=lambda wildcards, run=_runs[0]: crossed_models(run, wildcards),
         output:
-            rows=transfer_files(_seed, "jsonl"),
-            cost=transfer_files(_seed, "cost.jsonl"),
-            markers=transfer_files(_seed, "json"),
+            rows=transfer_files(_runs, "jsonl"),
+            cost=transfer_files(_runs, "cost.jsonl"),
+            markers=transfer_files(_runs, "json"),
         log:
-            f"results/{{study}}/logs/transfer/{{attack}}/seed-{_seed}.log",
+            f"results/{{study}}/logs/transfer/{{attack}}/{_group or '{arm}-seed-{seed}'}.log",
         benchmark:
-            f"results/{{study}}/timings/transfer/{{attack}}/seed-{_seed}.tsv"
+            f"results/{{study}}/timings/transfer/{{attack}}/{_group or '{arm}-seed-{seed}'}.tsv"
         conda:
             "../envs/isotone.yaml"
         resources:

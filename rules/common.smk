@@ -151,11 +151,7 @@ def transfer_markers():
     ]
 
 
-def runs_of_seed(seed):
-    """The folders of the trained runs from one seed."""
-    return [
-        f"runs/{arm}/seed-{seed}" for arm in study.arms if seed in study.seeds_of(arm)
-    ]
+EACH_RUN = "runs/{arm}/seed-{seed}"
 
 
 def trained_runs():
@@ -163,27 +159,6 @@ def trained_runs():
     return [
         f"runs/{arm}/seed-{seed}" for arm in study.arms for seed in study.seeds_of(arm)
     ]
-
-
-def transfer_files(seed, kind):
-    """One file of replays for each target of a seed."""
-    return [
-        f"results/{{study}}/transfer/{{attack}}/{arm}-seed-{seed}.{kind}"
-        for arm in study.arms
-        if seed in study.seeds_of(arm)
-    ]
-
-
-def crossed_models(attack, seed):
-    """The model whose gradients propose flips on the others, to see whether theirs are masked: the baseline's."""
-    if not (SPECS[attack].guided and study.attacks.shared.crossed):
-        return []
-    baseline = study.report.baseline
-    own = seed if seed in study.seeds_of(baseline) else study.seeds[0]
-    return [in_study(f"runs/{baseline}/seed-{own}/model")]
-
-
-EACH_RUN = "runs/{arm}/seed-{seed}"
 
 
 def attack_groups(attack):
@@ -199,6 +174,34 @@ def attack_groups(attack):
             kind = "controls" if "~" in arm else "seed"
             groups.setdefault(f"{kind}_{seed}", []).append(f"runs/{arm}/seed-{seed}")
     return groups
+
+
+def transfer_groups():
+    """The same for the targets of replays."""
+    if study.operation.attack_jobs == "run":
+        return {"": [EACH_RUN]}
+    groups = {}
+    for run in trained_runs():
+        groups.setdefault(run.rpartition("/")[2].replace("-", "_"), []).append(run)
+    return groups
+
+
+def transfer_files(runs, kind):
+    """One file of replays for each target."""
+    return [
+        f"results/{{study}}/transfer/{{attack}}/{run.removeprefix('runs/').replace('/', '-')}.{kind}"
+        for run in runs
+    ]
+
+
+def crossed_models(run, wildcards):
+    """The model whose gradients propose flips on the others, to see whether theirs are masked: the baseline's."""
+    if not (SPECS[wildcards.attack].guided and study.attacks.shared.crossed):
+        return []
+    baseline = study.report.baseline
+    seed = int(run.format(**dict(wildcards.items())).rpartition("-")[2])
+    own = seed if seed in study.seeds_of(baseline) else study.seeds[0]
+    return [in_study(f"runs/{baseline}/seed-{own}/model")]
 
 
 def attack_settings(attack, run=""):

@@ -17,9 +17,15 @@ def main() -> int:
     parser.add_argument("--models", type=Path, nargs="+", required=True, help="folders of the targets")
     parser.add_argument("--documents", type=Path, required=True, help="folder of attack_documents.py")
     parser.add_argument(
-        "--calibrations", type=Path, nargs="*", default=[], help="JSON, {result: {temperature}}: rows get `calibrated`; one per model"
+        "--calibrations",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="JSON, {result: {temperature}}: rows get `calibrated`; one per model",
     )
-    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="JSON Lines, schema attack/1, one per model")
+    parser.add_argument(
+        "--rows", type=Path, nargs="+", required=True, help="JSON Lines, schema attack/1, one per model"
+    )
     parser.add_argument("--cost", type=Path, nargs="+", required=True, help="seconds, JSON Lines, one per model")
     parser.add_argument("--markers", type=Path, nargs="+", required=True, help="written last, JSON, one per model")
     options = parser.parse_args()
@@ -37,7 +43,9 @@ def main() -> int:
     from isotone.attacks.job import attack
 
     environment.deterministic(seed=0)  # random streams carry keys of their own; sums depend on the thread count
-    for model, calibration, *results in zip(options.models, calibrations, options.rows, options.cost, options.markers, strict=True):
+    for model, calibration, *results in zip(
+        options.models, calibrations, options.rows, options.cost, options.markers, strict=True
+    ):
         attack(options.attack, job, model, options.documents, *results, calibration=calibration)
     return errors.DONE
 

@@ -57,9 +57,9 @@ SPEC = AttackSpec(
 REPORT = """
 import sys
 from pathlib import Path
-from isotone.reporting.html import render
-from isotone.reporting.paper import methods_tex
-from isotone.reporting.results import build
+from isotone.reporting.page.html import render
+from isotone.reporting.page.paper import methods_tex
+from isotone.reporting.final_results import build
 from synthetic_study import Planted, study_settings, write_study
 
 study = study_settings(

@@ -142,7 +142,7 @@ def transfer(
             if name not in journal.done:
                 begun = time.perf_counter()
                 found = label(replay(context, manifest.test, read_rows(path, job.ROWS), attack), name, target[0])
-                if few and folder is not None and name != target[0]:
+                if few and SPECS[attack].guided and folder is not None and name != target[0]:
                     source = job.open_target(folder, settings, manifest)
                     found += label(crossed(context, source, few), name, target[0])
                 journal.add([(name, {"rows": found, "seconds": round(time.perf_counter() - begun, 3)})])

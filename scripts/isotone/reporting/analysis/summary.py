@@ -153,7 +153,7 @@ def headline(claims: list[Json], without: list[str]) -> str:
 def summary(results: Json) -> Json:
     """Headline, sentences on robustness and on quality, limits, and where the text came from."""
     settings, claims = results["settings"], results["primary"]
-    reference = settings["report"]["reference"]
+    reference = settings["report"]["baseline"]
     protocol = settings["perplexity"]["protocols"][0]
     known = {(claim["arm"], claim["attack"], claim["variant"]): claim for claim in claims}
     costs = [

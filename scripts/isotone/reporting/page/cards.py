@@ -26,7 +26,7 @@ def card(document: Json, arm: str, seed: int) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| constraint | scope `{constraint['scope']}`, map `{constraint['map']}`, start `{constraint['start']}` |",
+        f"| constraint | scope `{constraint['scope']}`, map `{constraint['map']}`, init `{constraint['init']}` |",
         f"| certificate | {certificate['verdict'].replace('_', ' ')}{', vacuous' if certificate.get('vacuous') else ''} |",
         f"| training | {trained['steps']} steps, validation loss {trained['start_loss']:.4f} -> {trained['final_loss']:.4f} nats/token |",
         f"| weights | SHA-256 `{trained.get('weights_sha256', 'unknown')}` |",

@@ -108,7 +108,7 @@ def methods_tex(document: Json) -> str:
     for name, arm in settings["arms"].items():
         constraint = arm["constraint"]
         what = "no constraint" if constraint["scope"] == "none" else (
-            f"scope {constraint['scope']}, map {constraint['map']}, start {constraint['start']}"
+            f"scope {constraint['scope']}, map {constraint['map']}, init {constraint['init']}"
         )  # fmt: skip
         arms.append(f"{name} ({what})")
     seeds = settings["seeds"]
@@ -120,8 +120,8 @@ def methods_tex(document: Json) -> str:
         f"{training['global_batch']} sequences of {training['length']} tokens) unless its own settings say otherwise, from "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}), which change the order of the samples only.",
         *_attack_sentences(settings),
-        f"Controls of equal quality ({', '.join(settings['nulls']['kinds']) or 'none'}) are made from the baseline to match the clean "
-        f"loss of each constrained arm within {settings['nulls']['tolerance']:g} nats per token; the primary comparison is the smallest "
+        f"Controls of equal quality ({', '.join(settings['controls']['kinds']) or 'none'}) are made from the baseline to match the clean "
+        f"loss of each constrained arm within {settings['controls']['tolerance']:g} nats per token; the primary comparison is the smallest "
         "excess of J over them.",
         f"Differences are paired by document and seed. With several seeds intervals and tests treat seeds and documents as crossed "
         f"random factors (two-way variance, Cochran and Cox's critical values \\cite{{cochran1957}}); intervals over documents are "
