@@ -13,9 +13,9 @@ from isotone.config.attacks import AttackJob, Attacks
 from isotone.config.schema import as_mapping, parse
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
+from isotone.reporting.final_results import build
 from isotone.reporting.page.html import render
 from isotone.reporting.page.paper import methods_tex, numbers_tex
-from isotone.reporting.final_results import build
 from synthetic_study import Planted, study_settings, write_study
 
 FORMS: dict[str, list[dict[str, Any]]] = {

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from isotone.training.telemetry.history import Events, History, Telemetry, resident_memory
 from isotone.training.telemetry import history as telemetry
+from isotone.training.telemetry.history import Events, History, Telemetry, resident_memory
 from isotone.training.telemetry.tfevents import EventWriter
 
 
