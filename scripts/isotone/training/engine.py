@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,6 +84,7 @@ class Engine:
     ) -> None:
         """Prepare the model for training on ``device``."""
         self.model, self.training, self.device, self.teacher = model, training, device, teacher
+        self.loss: Callable[..., Tensor] = self._loss  # a sharded model puts a module around it
         self.precision = choose_precision(training.precision, device)
         self.scale = LossScale(self.precision == "fp16")
         self.scaled_tokens = 2.0 ** round(
@@ -130,7 +132,7 @@ class Engine:
         torch.manual_seed(
             mix(mix(seed) ^ mix(step) ^ micro_batch) >> 1
         )  # dropout depends on the position, not on the past
-        loss = self._loss(inputs_BT, targets_BT, self.teacher)
+        loss = self.loss(inputs_BT, targets_BT, self.teacher)
         (loss * self.loss_scale).backward()
         return loss.detach()
 
@@ -138,7 +140,7 @@ class Engine:
     def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Summed negative log-likelihood of a batch."""
         self.model.eval()
-        return self._loss(inputs_BT, targets_BT, None)
+        return self.loss(inputs_BT, targets_BT, None)
 
 
 def _vocabulary(model: PreTrainedModel) -> int:

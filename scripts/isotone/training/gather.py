@@ -83,14 +83,18 @@ class Gatherer:
             if not self.world.any(failed)[0]:
                 break
             self._halve(progress)
+        self._reduce(flat)
+        losses, counts = self.world.table(rows).T.tolist()
+        tokens = max(sum(counts), 1.0)
+        return tokens, sum(losses) / tokens
+
+    def _reduce(self, flat: torch.Tensor) -> None:
+        """Add up over processes."""
         if self.training.reduction == "exact":
             self.world.sum_exact(flat)
         else:
             bucket = (self.operation.bucket_mib << 20) // flat.element_size()
             self.world.sum_fast(flat, bucket=bucket, compress=self.training.compression == "bf16")
-        losses, counts = self.world.table(rows).T.tolist()
-        tokens = max(sum(counts), 1.0)
-        return tokens, sum(losses) / tokens
 
     def _accumulate(self, progress: Progress, flat: torch.Tensor, rows: torch.Tensor) -> None:
         if self.reader is None:

@@ -8,7 +8,7 @@ compilation and export never see any of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -54,16 +54,22 @@ class Optimizer:
             decay_weight: weight decay acts on constrained W (on V it never does).
         """
         self.training, self.maps, self.decay_weight = training, dict(maps), decay_weight
-        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.parameters = self._trainable(model)
         self.latents = {name: self._latent(name) for name in maps}
         self.updates = 0
-        self.scales = {name: float(maps[name].learning_rate_scale(self.latents[name])) for name in maps}
+        self.scales = {name: self._scale(name) for name in maps}
         self.flat = self._flat_gradients()
         self.groups: dict[str, list[str]] = {CONSTRAINED: [], MATRICES: [], VECTORS: []}
         for name, value in self.parameters.items():
             self.groups[CONSTRAINED if name in maps else MATRICES if value.ndim > 1 else VECTORS].append(name)
         self._adamw = self._make_adamw()
         self._write_weights()
+
+    def _trainable(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+    def _scale(self, name: str) -> float:
+        return float(self.maps[name].learning_rate_scale(self.latents[name]))
 
     def _latent(self, name: str) -> Tensor:
         with torch.no_grad():
@@ -125,12 +131,17 @@ class Optimizer:
             latent.grad = self.maps[name].pull_back(latent, grad) if grad is not None else None
         norms = {}
         for group, names in self.groups.items():
-            grads = [grad for name in names if (grad := self.values()[name].grad) is not None]
-            if grads:
-                norms[group] = torch.nn.utils.get_total_norm(grads).float()
+            if (norm := self._norm(names)) is not None:
+                norms[group] = norm.float()
         if not norms:
             return {}
         return dict(zip(norms, torch.stack(list(norms.values())).tolist(), strict=True))
+
+    def _norm(self, names: Sequence[str]) -> Tensor | None:
+        """The norm of some gradients together; None if there are none."""
+        values = self.values()
+        grads = [grad for name in names if (grad := values[name].grad) is not None]
+        return torch.nn.utils.get_total_norm(grads) if grads else None
 
     @torch.no_grad()
     def update(self, learning_rate: float, norms: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,12 +34,12 @@ class Reader:
     """Gives the batch of any step, fastest for consecutive ones."""
 
     def __init__(
-        self, blocks: Blocks, *, seed: int, global_batch: int, share: slice, device: torch.device, ahead: int
+        self, blocks: Blocks, *, seed: int, global_batch: int, share: slice | np.ndarray, device: torch.device, ahead: int
     ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
-            share: the sequences of the global batch that this process works on.
+            share: the sequences (a range, or their numbers) of the global batch that this process works on.
             ahead: batches that may wait.
         """
         self.blocks, self.seed, self.global_batch, self.share, self.device = blocks, seed, global_batch, share, device

@@ -1,0 +1,67 @@
+"""The gradient of one global batch on shards: leaves are dealt out in turns, and each turn is one subtree."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isotone.data.blocks import UNSCORED
+from isotone.training.gather import Gatherer
+from isotone.training.progress import Progress
+from isotone.training.reader import Reader
+from isotone.training.sharding.optimizer import ShardedOptimizer
+from isotone.training.world import leaf_range
+
+
+class ShardedGatherer(Gatherer):
+    """Fills the optimizer's flat gradient buffer with the shards of summed gradients."""
+
+    optimizer: ShardedOptimizer
+
+    def deal(self, leaf: int) -> None:
+        """Divide the global batch into leaves of ``leaf`` sequences: leaf = turn x processes + rank."""
+        self.close()
+        count, world = self.training.global_batch // leaf, self.world
+        leaf_range(world, count, self.training)  # refuses what cannot be dealt out
+        self.leaves = range(world.rank, count, world.size)
+        self.turns = -(-count // world.size)
+        share = np.concatenate([np.arange(number * leaf, (number + 1) * leaf) for number in self.leaves])
+        self.reader = Reader(
+            self.blocks,
+            seed=self.seed,
+            global_batch=self.training.global_batch,
+            share=share,
+            device=world.device,
+            ahead=self.operation.prefetch,
+        )
+
+    def _accumulate(self, progress: Progress, flat: Tensor, rows: Tensor) -> None:
+        if self.reader is None:
+            raise ValueError("deal before gathering")
+        size, exact = progress.leaf, self.training.reduction == "exact"
+        self.tree.clear()
+        batch = self.reader.get(progress.step)
+        losses: list[Tensor] = []
+        for turn in range(self.turns):
+            part = slice(turn * size, (turn + 1) * size)
+            if turn < len(self.leaves):
+                leaf, inputs_BT, targets_BT = self.leaves[turn], batch.inputs_BT[part], batch.targets_BT[part]
+                rows[leaf, 1] = batch.scored_B[part].sum()
+            else:  # `fast` with leaves left over: every process must take part in every turn
+                leaf = len(rows)
+                inputs_BT, targets_BT = unscored(batch.inputs_BT[:size])
+            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, leaf=leaf))
+            self.optimizer.collect(add=not exact and turn > 0)
+            if exact and self.turns > 1:
+                self.tree.add(flat)
+        rows[list(self.leaves), 0] = torch.stack(losses[: len(self.leaves)]).double().cpu()
+        self.tree.take(flat)
+
+    def _reduce(self, flat: Tensor) -> None:
+        """Each turn was summed over processes already."""
+
+
+def unscored(inputs_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """A leaf that takes part and adds nothing."""
+    return inputs_BT, torch.full_like(inputs_BT, UNSCORED)
