@@ -36,9 +36,7 @@ def together(function: Callable[..., Any], size: int, place: Path, *arguments: A
         AssertionError: with the traceback of the first that failed.
     """
     place.mkdir(parents=True, exist_ok=True)
-    members = [
-        _CONTEXT.Process(target=_member, args=(function, rank, size, place, arguments)) for rank in range(size)
-    ]
+    members = [_CONTEXT.Process(target=_member, args=(function, rank, size, place, arguments)) for rank in range(size)]
     for member in members:
         member.start()
     for member in members:

@@ -171,3 +171,18 @@ def test_sign_frozen_keeps_the_signs_of_the_start(family):
     V = mapping.inverse(weight)
     torch.testing.assert_close(mapping.forward(V), weight, rtol=2e-6, atol=1e-9)
     assert torch.equal(mapping.forward(V + torch.randn_like(V)).sign(), weight.sign())
+
+
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_fused_optimizer_takes_the_step_that_the_gradient_says(side, transposed):
+    """Fused AdamW goes through memory in order; a gradient with other strides than V moved other entries."""
+    torch.manual_seed(0)
+    one, weight, grad = WeightMap("softplus", Coordinates(side, transposed)), torch.rand(8, 16), torch.randn(8, 16)
+    moved = []
+    for fused in (True, False):
+        latent = one.inverse(weight).contiguous().clone()
+        latent.grad = one.pull_back(latent, grad)
+        torch.optim.AdamW([latent], lr=1e-2, fused=fused).step()
+        moved.append(latent.detach())
+    assert torch.allclose(*moved, atol=1e-6)

@@ -104,7 +104,8 @@ class WeightMap:
     def pull_back(self, latent: Tensor, grad_weight: Tensor) -> Tensor:
         """dL/dV from dL/dW, by the chain rule."""
         # the coordinates are orthonormal, so the adjoint of `write` is `read`
-        return self.coordinates.read(grad_weight.to(latent.dtype)) * self.slope(latent)
+        grad = self.coordinates.read(grad_weight.to(latent.dtype)) * self.slope(latent)
+        return grad.contiguous()  # a fused optimizer takes values in the order of memory, whatever the strides say
 
     def retract(self, latent: Tensor) -> Tensor:
         """V after a step, moved back to where it may be (``project``); else V itself."""

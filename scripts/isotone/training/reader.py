@@ -34,7 +34,14 @@ class Reader:
     """Gives the batch of any step, fastest for consecutive ones."""
 
     def __init__(
-        self, blocks: Blocks, *, seed: int, global_batch: int, share: slice | np.ndarray, device: torch.device, ahead: int
+        self,
+        blocks: Blocks,
+        *,
+        seed: int,
+        global_batch: int,
+        share: slice | np.ndarray,
+        device: torch.device,
+        ahead: int,
     ) -> None:
         """Prepare; nothing is read yet.
 

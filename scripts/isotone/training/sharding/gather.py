@@ -39,7 +39,7 @@ class ShardedGatherer(Gatherer):
     def _accumulate(self, progress: Progress, flat: Tensor, rows: Tensor) -> None:
         if self.reader is None:
             raise ValueError("deal before gathering")
-        size, exact = progress.leaf, self.training.reduction == "exact"
+        size, exact = progress.micro_batch_size, self.training.reduction == "exact"
         self.tree.clear()
         batch = self.reader.get(progress.step)
         losses: list[Tensor] = []
@@ -51,7 +51,9 @@ class ShardedGatherer(Gatherer):
             else:  # `fast` with leaves left over: every process must take part in every turn
                 leaf = len(rows)
                 inputs_BT, targets_BT = unscored(batch.inputs_BT[:size])
-            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, leaf=leaf))
+            losses.append(
+                self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, micro_batch=leaf)
+            )
             self.optimizer.collect(add=not exact and turn > 0)
             if exact and self.turns > 1:
                 self.tree.add(flat)

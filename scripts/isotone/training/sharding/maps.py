@@ -20,18 +20,6 @@ def signed(one: WeightMap, weight: Tensor) -> WeightMap:
     return dataclasses.replace(one, sign=torch.where(one.coordinates.read(weight) < 0, -1.0, 1.0))
 
 
-def latent_rows(one: WeightMap, rows: Rows, shape: torch.Size, rank: int, ranks: int) -> Rows:
-    """Which rows of V belong to a process; V has another shape than W under the strict cone.
-
-    Args:
-        rows: of W.
-        shape: of the whole W.
-    """
-    if not one.coordinates.side:
-        return rows
-    return Rows.of(len(one.coordinates.read(torch.empty(shape, device="meta"))), rank, ranks)
-
-
 @dataclass(frozen=True)
 class MixingMap:
     """A map whose coordinates are taken of whole weights, because a product's bits depend on its number of rows.
@@ -59,7 +47,7 @@ class MixingMap:
     def pull_back(self, latent: Tensor, grad_weight: Tensor) -> Tensor:
         """dL/dV from dL/dW."""
         grad = self.one.coordinates.read(self.shards.to_all(self.weight_rows, grad_weight).to(latent.dtype))
-        return self.latent_rows.cut(grad) * self.one.element.slope(latent)
+        return (self.latent_rows.cut(grad) * self.one.element.slope(latent)).contiguous()
 
     def retract(self, latent: Tensor) -> Tensor:
         """V back in its domain after a step."""

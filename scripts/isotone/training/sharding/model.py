@@ -60,7 +60,7 @@ class Shards:
         for layer in family_of(model).layers(model):
             fully_shard(layer, reshard_after_forward=True, **options)
         self.root: Any = fully_shard(Root(model, loss), reshard_after_forward=False, **options)
-        for module in self.root.modules():
+        for module in nn.Module.modules(self.root):
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)

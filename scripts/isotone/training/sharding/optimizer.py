@@ -11,10 +11,12 @@ from isotone.config.training import Training
 from isotone.constraints.maps import WeightMap
 from isotone.errors import ConfigurationError
 from isotone.training.optimizer import Optimizer
-from isotone.training.sharding.maps import MixingMap, latent_rows, signed
+from isotone.training.sharding.maps import MixingMap, signed
 from isotone.training.sharding.model import Shards
 from isotone.training.sharding.reduction import sum_replicated
+from isotone.training.sharding.slices import Rows
 from isotone.training.sharding.start import Weights
+from isotone.training.supervision.outcome import ResourceError
 
 
 @torch.no_grad()
@@ -30,6 +32,9 @@ def whole_scales(shards: Shards, maps: Mapping[str, WeightMap], weights: Weights
         else:
             table[index] = 1.0
     return dict(zip(names, world.table(table).tolist(), strict=True))
+
+
+BLOCK = 64  # values; at least what any CPU computes at once
 
 
 class ShardedOptimizer(Optimizer):
@@ -53,11 +58,38 @@ class ShardedOptimizer(Optimizer):
         """
         self.shards, self._given_scales = shards, scales
         self.rows = dict(shards.rows)
+        self._latent_width: dict[str, int] = {}
         local = {name: self._on_rows(name, one) for name, one in maps.items()}
+        if training.reduction == "exact":
+            self._check_blocks(training.threads)
         super().__init__(shards.model, local, training, decay_weight=decay_weight)
 
     def _trainable(self, model: torch.nn.Module) -> dict[str, Tensor]:
         return {name: value for name, value in self.shards.local.items() if self.shards.parameters[name].requires_grad}
+
+    def _check_blocks(self, threads: int) -> None:
+        """Refuse shapes of which a part need not have the bits of the whole.
+
+        A CPU computes whole vectors of values in one way and what is left at the end of a tensor in another
+        (exponentials differ in the last bit), so nothing may be left at the end of a process's part.
+        """
+        ranks = self.shards.world.size
+        for name, rows in self.rows.items():
+            width = torch.Size(self.shards.local[name].shape[1:]).numel()
+            width = self._latent_width.get(name, width)
+            each = Rows.of(rows.size, 0, ranks).count * width
+            if not rows.is_whole and each % BLOCK:
+                raise ResourceError(
+                    f"{name} would be dealt out in parts of {each} values, which is no multiple of {BLOCK}; with "
+                    "training.reduction: exact the parts would not have the bits of the whole. Start another number of "
+                    "processes, choose reduction: fast, or set operation.sharding: none."
+                )
+        if threads > 1 and self.shards.world.device.type == "cpu":
+            raise ResourceError(
+                f"training.threads is {threads}, and threads cut whole tensors and parts in different places; with "
+                "training.reduction: exact they would not have the same bits. Set training.threads: 1, or choose "
+                "reduction: fast, or operation.sharding: none."
+            )
 
     def _on_rows(self, name: str, one: WeightMap) -> WeightMap | MixingMap:
         """A map of this process's rows; `rows` then says which rows of V they are."""
@@ -69,7 +101,9 @@ class ShardedOptimizer(Optimizer):
                 "constraint.map sign_frozen under constraint.cone strict is not sharded. Set operation.sharding: none."
             )
         shape = torch.Size([rows.size, *shards.local[name].shape[1:]])
-        self.rows[name] = latent_rows(one, rows, shape, shards.world.rank, shards.world.size)
+        latent = one.coordinates.read(torch.empty(shape, device="meta")).shape
+        self._latent_width[name] = latent[1]
+        self.rows[name] = Rows.of(latent[0], shards.world.rank, shards.world.size)
         return MixingMap(one, shards, rows, self.rows[name])
 
     def _scale(self, name: str) -> float:
@@ -122,7 +156,9 @@ class ShardedOptimizer(Optimizer):
         everything = list(grads.items())
         for first in range(0, len(cut), world.size):
             batch = cut[first : first + world.size]
-            whole = self.shards.to_owners([(self.rows[name], grad) for name, grad in (everything[index] for index in batch)])
+            whole = self.shards.to_owners(
+                [(self.rows[name], grad) for name, grad in (everything[index] for index in batch)]
+            )
             if whole is not None:
                 norms[batch[world.rank]] = torch._foreach_norm([whole])[0].cpu()
         norms = world.table(norms)
@@ -130,4 +166,3 @@ class ShardedOptimizer(Optimizer):
             if self.rows[name].is_whole:
                 norms[index] = torch._foreach_norm([grad])[0].cpu()
         return torch.linalg.vector_norm(norms.to(world.device))
-
