@@ -25,9 +25,9 @@ from isotone.data.sample_order import samples
 from isotone.training.engine import Engine
 from isotone.training.gather import Gatherer
 from isotone.training.optimizer import Optimizer
-from isotone.training.progress import Progress
 from isotone.training.schedule import Schedule
-from isotone.training.telemetry.history import Events
+from isotone.training.state import TrainerState
+from isotone.training.telemetry.events import Events
 from isotone.training.world import World
 from paired import hardware, interval, seconds
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainingArguments
@@ -122,15 +122,15 @@ class Ours:
         self.engine = Engine(self.model, self.training, world.device, None)
         events = Events(Path(tempfile.mkdtemp()))
         self.gather = Gatherer(self.training, Operation(), 0, world, self.engine, blocks, events)
-        self.progress = Progress(micro_batch_size=LEAF)
+        self.state = TrainerState(micro_batch_size=LEAF)
         self.gather.deal(LEAF)
         self.schedule = Schedule(self.training, len(blocks))
 
     def step(self) -> float:
-        tokens, loss = self.gather(self.progress, self.optimizer.flat)
+        tokens, loss = self.gather(self.state, self.optimizer.flat)
         norms = self.optimizer.finish_gradients(1 / (tokens * self.engine.loss_scale))
-        self.optimizer.update(self.schedule.learning_rate(self.progress.step), norms)
-        self.progress.step += 1
+        self.optimizer.update(self.schedule.learning_rate(self.state.step), norms)
+        self.state.step += 1
         return loss
 
 

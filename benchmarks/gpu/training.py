@@ -78,8 +78,8 @@ class Trainer:
         from isotone.training.engine import Engine
         from isotone.training.gather import Gatherer
         from isotone.training.optimizer import Optimizer
-        from isotone.training.progress import Progress
-        from isotone.training.telemetry.history import Events
+        from isotone.training.state import TrainerState
+        from isotone.training.telemetry.events import Events
         from isotone.training.world import World
 
         self.length = 32 if plan.tiny else LENGTH
@@ -92,15 +92,15 @@ class Trainer:
         self.engine = Engine(model, self.training, device, None)
         blocks = Blocks(TokenSplit.open(split), self.length)
         self.gather = Gatherer(self.training, Operation(), 0, world, self.engine, blocks, events)
-        self.progress = Progress(micro_batch_size=self.training.micro_batch_size)
+        self.state = TrainerState(micro_batch_size=self.training.micro_batch_size)
         self.gather.deal(self.training.micro_batch_size)
 
     def step(self) -> float:
         """One optimizer step; the loss per token."""
-        tokens, loss = self.gather(self.progress, self.optimizer.flat)
+        tokens, loss = self.gather(self.state, self.optimizer.flat)
         norms = self.optimizer.finish_gradients(1 / (tokens * self.engine.loss_scale))
         self.optimizer.update(1e-5, norms)
-        self.progress.step += 1
+        self.state.step += 1
         return loss
 
 

@@ -27,6 +27,7 @@ from isotone.records import file_digest
 from isotone.training import engine, finish, micro_batch
 from isotone.training.identity import identify
 from isotone.training.inputs import Outputs, Run
+from isotone.training.loop import Loop
 from isotone.training.run import train
 from isotone.training.supervision.stop import SIGNALS
 from torch.nn.utils import parametrize
@@ -193,60 +194,61 @@ def test_the_unconstrained_arm_is_the_same_trainer(study: Study, tmp_path: Path)
     assert "grad_norm_constrained" not in history(run).columns
 
 
-def test_stopping_after_each_epoch_and_exporting_the_best(study: Study, tmp_path: Path) -> None:
-    """A learning rate that ruins the last epochs: the exported model is that of an earlier one."""
-    settings = {
-        "training": {
-            "epochs": 4,
-            "learning_rate": 0.5,
-            "schedule": "constant",
-            "max_grad_norm": 0.0,
-            "faults": {"spike_factor": 0.0},
-        }
-    }
-    settings["training"] |= {"milestones": [0.5]}
+def validate_to(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
+    """What the validations of a run give, by step: which one is best does not hang on the digits of training."""
+    real = Loop._validate
+
+    def validate(self: Loop) -> None:
+        self.validator = lambda size, between: losses[self.state.step]  # type: ignore[assignment]
+        real(self)
+
+    monkeypatch.setattr(Loop, "_validate", validate)
+
+
+def test_stopping_after_each_epoch_and_exporting_the_best(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third of four validations is the best: its weights are exported, not the last ones or a milestone's."""
+    losses = {0: 9.0, 4: 5.0, 8: 4.0, 12: 3.0, 16: 6.0}
+    validate_to(monkeypatch, losses)
+    settings = {"training": {"epochs": 4, "milestones": [0.5, 0.75]}}
     whole = go(make(study, tmp_path / "whole", settings))
-    assert whole["best"]["step"] < whole["steps"]
+    assert whole["best"] == {"step": 12, "loss": 3.0}
+    assert whole["steps"] == 16
     pieces = make(study, tmp_path / "pieces", settings, {"keep_state": True}, max_epochs=1)
     for epoch in (1, 2, 3):
         with pytest.raises(Unfinished, match=f"epoch {epoch} of 4 done; run again to continue"):
             train(pieces)
     assert go(pieces) == whole
     validation = history(pieces).dropna(subset=["validation_loss"])
-    assert list(validation["step"]) == [0, 4, 8, 12, 16]
-    assert validation.set_index("step")["validation_loss"].iloc[1:].idxmin() == whole["best"]["step"]
-    milestone = pieces.outputs.model / "milestones" / "0.5"
-    assert whole["milestones"] == {"0.5": 8}
-    assert load_model(milestone).num_parameters() == load_model(pieces.outputs.model).num_parameters()
-    assert file_digest(milestone / "model.safetensors") != whole["weights_sha256"]
+    assert dict(zip(validation["step"], validation["validation_loss"], strict=True)) == losses
+    assert whole["milestones"] == {"0.5": 8, "0.75": 12}
+    digests = {
+        share: file_digest(pieces.outputs.model / "milestones" / share / "model.safetensors")
+        for share in whole["milestones"]
+    }
+    assert digests["0.5"] != whole["weights_sha256"] == digests["0.75"]
     assert (pieces.folder / "checkpoints.g000004" / "step-000000016").exists()
     assert not list((tmp_path / "whole" / "state").glob("*/checkpoints.g*/*"))  # cleaned
     assert (tmp_path / "whole" / "state").exists()
 
 
 def test_a_damaged_best_is_trained_again(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {
-        "training": {
-            "epochs": 4,
-            "learning_rate": 0.5,
-            "schedule": "constant",
-            "max_grad_norm": 0.0,
-            "faults": {"spike_factor": 0.0},
-        }
-    }
-    wanted = go(make(study, tmp_path / "a", settings))
-    run = make(study, tmp_path / "b", settings)
+    validate_to(monkeypatch, {0: 9.0, 4: 5.0, 8: 3.0, 12: 6.0})
+    wanted = go(make(study, tmp_path / "a"))
+    run = make(study, tmp_path / "b")
     real, spoiled = finish.best_weights, []
 
     def spoil(loop: Any) -> bool:
         if not spoiled:
-            spoiled.append(loop.progress.best["step"])
-            path = loop.parts.saver.store.path(spoiled[0]) / "weights.safetensors"
+            spoiled.append(loop.state.best["step"])
+            path = loop.checkpointer.saver.store.path(spoiled[0]) / "weights.safetensors"
             os.truncate(path, 100)
         return real(loop)
 
     monkeypatch.setattr("isotone.training.run.best_weights", spoil)
     assert go(run) == wanted
+    assert spoiled == [8]
     assert events(run, "damaged")
 
 
@@ -406,7 +408,9 @@ def test_a_step_that_fails_for_another_reason_is_a_fault_with_a_traceback(
 
 def test_files_that_cannot_be_used_are_74(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(study, tmp_path)
-    monkeypatch.setattr("isotone.training.run.Store", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only")))
+    monkeypatch.setattr(
+        "isotone.training.checkpointing.checkpointer.Store", lambda *_: (_ for _ in ()).throw(OSError(30, "read-only"))
+    )
     with pytest.raises(InputOutputError, match="ISOTONE_STATE"):
         train(run)
     assert json.loads((run.folder / "outcome.json").read_text())["code"] == 74

@@ -76,12 +76,12 @@ def write_start(folder: Path, family: str, constraint: dict[str, Any], changes: 
 
 
 def _steps(gather: Any, optimizer: Any, engine: Any, leaf: int) -> list[Any]:
-    from isotone.training.progress import Progress
+    from isotone.training.state import TrainerState
 
     gather.deal(leaf)
     seen = []
     for step in range(STEPS):
-        tokens, loss = gather(Progress(step=step, micro_batch_size=leaf), optimizer.flat)
+        tokens, loss = gather(TrainerState(step=step, micro_batch_size=leaf), optimizer.flat)
         norms = optimizer.finish_gradients(1 / (tokens * engine.loss_scale))
         optimizer.update(1e-2, norms)
         seen.append([loss, norms])

@@ -180,12 +180,20 @@ def test_the_watchdog_allows_ten_medians_and_more_for_the_first_step(tmp_path: P
     dog = Watchdog(tmp_path / "stacks", medians=10.0, floor=0.5, hung=lambda _: None)
     assert dog.allowance() == 5.0
     for seconds in (0.1, 0.2, 0.3):
-        dog.step(seconds)
+        dog.on_step(seconds)
     assert dog.allowance() == 2.0
-    dog.step(0.0)
-    dog.step(0.0)
-    dog.step(0.0)
+    dog.on_step(0.0)
+    dog.on_step(0.0)
+    dog.on_step(0.0)
     assert dog.allowance() == pytest.approx(0.5)
+    dog.on_work("saving")
+    dog.on_work("reading back")
+    dog._last -= 100
+    assert dog.silence() == 0  # a slow disk is no hang
+    dog.on_work("")
+    assert dog.silence() == 0
+    dog.on_work("")
+    assert dog.silence() < 1  # and the clock begins anew behind it
     dog.close()
     assert not dog._thread.is_alive()
     never = Watchdog(tmp_path / "stacks", medians=0.0, floor=0.0, hung=lambda _: pytest.fail("it never hangs"))

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from isotone.training.telemetry import history as telemetry
-from isotone.training.telemetry.history import Events, History, Telemetry, resident_memory
+from isotone.config.health import COLUMNS
+from isotone.training.observer import Observers
+from isotone.training.state import TrainerState
+from isotone.training.telemetry import console, eta, heartbeat, machine
+from isotone.training.telemetry.console import Console
+from isotone.training.telemetry.events import Events
+from isotone.training.telemetry.heartbeat import Heartbeat
+from isotone.training.telemetry.history import History, columns
+from isotone.training.telemetry.machine import Machine, resident_memory
+from isotone.training.telemetry.reading import read_history
+from isotone.training.telemetry.rotation import Rotated, older, read_lines
 from isotone.training.telemetry.tfevents import EventWriter
 
 
@@ -41,7 +52,7 @@ def test_a_closed_or_unwritable_board_is_quiet(tmp_path: Path) -> None:
 
 def rows(history: History, steps: range) -> None:
     for step in steps:
-        history.row({"step": step, "loss": 1 / 3, "tokens": 10})
+        history.write({"step": step, "loss": 1 / 3, "tokens": 10})
 
 
 def test_history_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
@@ -49,11 +60,11 @@ def test_history_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     history = History(path, ["matrices"])
     history.open(0, 0)
     rows(history, range(1, 5))
-    position = history.position()
+    history.on_save(state := TrainerState(step=4))
     rows(history, range(5, 9))
     history.close()
     again = History(path, ["matrices"])
-    again.open(position, 4)
+    again.on_resume(state)
     rows(again, range(5, 7))
     again.sync()
     again.close()
@@ -89,7 +100,7 @@ def test_history_that_lost_its_end_keeps_whole_rows_only(tmp_path: Path) -> None
     history.close()
     assert [line.split(",")[0] for line in path.read_text().splitlines()] == ["step", "1", "2", "3"]
     history.sync()
-    history.row({"step": 9})  # closed: lost, without an error
+    history.write({"step": 9})  # closed: lost, without an error
 
 
 def test_events_are_lines_in_utc_and_alarms_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,52 +118,105 @@ def test_events_are_lines_in_utc_and_alarms_are_said(tmp_path: Path, capsys: pyt
     Events(tmp_path / "missing")("save")  # a full or vanished disk stops nothing
 
 
-def test_a_heartbeat_says_where_the_run_stands(
+def at_time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that the test moves."""
+    clock = [0.0]
+    for module in (heartbeat, console, eta):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], time=lambda: 1000 + clock[0]))
+    return clock
+
+
+def test_every_process_says_where_it_stands_and_keeps_what_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(telemetry.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(telemetry.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100})())
-    made = Telemetry(tmp_path, name="baseline/seed-1", rank=0, groups=["matrices"], steps=100, tensorboard=True)
-    other = Telemetry(tmp_path, name="baseline/seed-1", rank=1, groups=["matrices"], steps=100, tensorboard=True)
-    made.resume(10, 0)
+    clock = at_time(monkeypatch)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    board, history = EventWriter(tmp_path / "tensorboard"), History(tmp_path / "history.csv", ["matrices"])
+    first, second = (Heartbeat(tmp_path, name="baseline/seed-1", rank=rank, steps=100) for rank in (0, 1))
+    watching = [Machine(tmp_path, Events(tmp_path), state_bytes=lambda: 60), history, board, first, Console(100)]
+    leader, other = Observers(*watching), Observers(second)
+    state = TrainerState(step=10, begun=1000.0, useful=9.0)
+    leader.on_resume(state)
+    other.on_resume(state)
     beat = json.loads((tmp_path / "heartbeat.json").read_text())  # before the first step, which may take long
     assert (beat["step"], beat["name"], beat["loss"], beat["eta_seconds"]) == (10, "baseline/seed-1", None, None)
-    other.resume(10, 0)
-    events = Events(tmp_path)
     for step in range(11, 31):
         clock[0] += 0.5
         row = {"step": step, "epoch": 0.1, "loss": 2.0, "tokens_per_second": 1234.0, "fetch_seconds": 0.1}
-        made.step(row, goodput=0.9, state_bytes=60, event=events)
-        other.step(dict(row), goodput=0.9, state_bytes=0, event=events)
-    made.close()
+        leader.on_row(row, state)
+        other.on_row(dict(row), state)
+    leader.close()
     other.close()
     beat = json.loads((tmp_path / "heartbeat.json").read_text())
-    assert (beat["step"], beat["steps"], beat["name"], beat["rank"], beat["goodput"]) == (
-        30,
-        100,
-        "baseline/seed-1",
-        0,
-        0.9,
-    )
+    wanted = {"step": 30, "steps": 100, "name": "baseline/seed-1", "rank": 0, "goodput": 0.9, "doing": "steps"}
+    assert {key: beat[key] for key in wanted} == wanted
     assert beat["eta_seconds"] == pytest.approx(70 * 10 / 20)
     assert json.loads((tmp_path / "heartbeat-1.json").read_text())["rank"] == 1
+    for name in ("heartbeats.jsonl", "heartbeats-1.jsonl"):  # at 0 and at 10 seconds
+        assert [json.loads(line)["step"] for line in read_lines(tmp_path / name)] == [10, 30]
     alarms = [line for line in (tmp_path / "events.jsonl").read_text().splitlines() if "nearly full" in line]
     assert len(alarms) == 1  # said once, not every step
     assert "step 20 of 100, loss 2.0000, 1.2k tokens/s" in capsys.readouterr().err
-    assert (tmp_path / "history.csv").read_text().count("\n") == 21
+    assert [row["free_disk"] for row in read_history(tmp_path / "history.csv")] == [100] * 20
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
-def test_a_terminal_shows_a_bar(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(telemetry.sys.stderr, "isatty", lambda: True, raising=False)
-    made = Telemetry(tmp_path, name="x", rank=0, groups=[], steps=10, tensorboard=False)
-    made.resume(0, 0)
+def test_a_heartbeat_says_what_is_done_instead_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = at_time(monkeypatch)
+    beating = Heartbeat(tmp_path, name="x", rank=0, steps=9)
+    watching = Observers(beating)
+    watching.on_resume(TrainerState())
+
+    def doing() -> str:
+        clock[0] += 2
+        watching.on_beat()
+        return json.loads(beating.path.read_text())["doing"]
+
+    with watching.working("finishing"):
+        with watching.working("saving"):
+            assert doing() == "saving"
+        assert doing() == "finishing"
+    assert doing() == "steps"
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(console.sys.stderr, "isatty", lambda: True, raising=False)
+    made = Console(10)
+    made.on_resume(TrainerState())
     made._every = 0.0
-    made.step({"step": 5, "loss": 1.0, "tokens_per_second": 1.0}, goodput=1, state_bytes=0, event=Events(tmp_path))
+    made.on_row({"step": 5, "loss": 1.0, "tokens_per_second": 1.0}, TrainerState())
     assert "[==========          ] step 5 of 10" in capsys.readouterr().err
+
+
+def test_files_of_lines_stay_below_their_limit_and_keep_the_newest(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    file = Rotated(path, 1000)
+    threads = [threading.Thread(target=lambda: [file.append(f"{number:049d}") for number in range(50)]) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    file.append("the last")
+    assert path.stat().st_size + older(path).stat().st_size < 2100
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["events.1.jsonl", "events.jsonl"]
+    lines = read_lines(path)
+    assert lines[-1] == "the last"
+    assert len(lines) > 20
+    assert {len(line) for line in lines[:-1]} == {49}  # whole lines, whoever wrote them
+
+
+def test_events_do_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isotone.training.telemetry.events.LIMIT", 500)
+    events = Events(tmp_path)
+    for step in range(100):
+        events("save", step=step)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1200
+    assert json.loads(read_lines(events.path)[-1])["step"] == 99
+
+
+def test_criteria_may_judge_what_the_history_tells() -> None:
+    told = set(columns(["constrained", "matrices", "vectors"]))
+    assert set(COLUMNS) == told - {"step", "epoch", "tokens", "seconds"}  # which only count
 
 
 def test_resident_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:

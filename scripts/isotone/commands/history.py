@@ -1,42 +1,21 @@
-"""Reading the telemetry that runs leave: history.csv, heartbeat.json, gpu.jsonl, logs."""
+"""Reading what runs and jobs leave: JSON, logs, timings."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from isotone.training.telemetry.reading import number
+
 BARS = "▁▂▃▄▅▆▇█"
 TROUBLE = re.compile(
     r"error|exception|killed|refused|diverged|cannot|no space|out of memory|does not|is not", re.IGNORECASE
 )
-
-
-def number(text: str | None) -> float | None:
-    """A cell as a number; None if it is empty or not finite."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def read_history(path: Path) -> list[dict[str, float | None]]:
-    """The rows of a history.csv; a cut-off last line is left out."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            width = len(reader.fieldnames or [])
-            rows = [row for row in reader if None not in row.values() and len(row) == width]
-    except OSError:
-        return []
-    return [{key: number(value) for key, value in row.items()} for row in rows]
 
 
 def sparkline(values: Sequence[float | None], width: int = 16) -> str:

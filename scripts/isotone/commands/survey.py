@@ -13,7 +13,6 @@ from isotone.commands.history import (
     benchmark_seconds,
     folder_size,
     last_error,
-    read_history,
     read_json_quietly,
     sparkline,
     tail,
@@ -22,6 +21,7 @@ from isotone.config.data import SPLITS
 from isotone.config.study import Study
 from isotone.training.identity import state_root
 from isotone.training.telemetry.gpu import recent_use
+from isotone.training.telemetry.reading import read_history
 
 ALIVE = 60.0  # seconds since the last heartbeat, or line of a log, after which a run counts as silent
 

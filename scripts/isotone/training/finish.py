@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from isotone.config.schema import as_mapping
@@ -18,7 +19,7 @@ from isotone.records import Json, digest_of, file_digest, whole_file, write_json
 from isotone.training.checkpointing.delivery import kept, seal
 from isotone.training.inputs import Run
 from isotone.training.loop import Loop
-from isotone.training.progress import Progress
+from isotone.training.telemetry.criteria import read_flags
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,34 +47,66 @@ def best_weights(loop: Loop) -> bool:
     Raises:
         Diverged: if no validation gave a number.
     """
-    best, saver = loop.progress.best, loop.parts.saver
+    best, saver = loop.state.best, loop.checkpointer.saver
     if best is None:
         raise Diverged(
             "No validation of this run gave a finite loss. Lower training.learning_rate or look at the start weights."
         )
-    damaged, optimizer = False, loop.parts.optimizer
-    if saver is not None and best["step"] != loop.progress.step:
-        try:
-            found = saver.store.read(best["step"])
-            optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
-        except InputOutputError:
-            damaged = True
-    if loop.parts.world.share(damaged):
-        loop.go_back(before=best["step"] + 1)
-        return False
+    damaged, optimizer = False, loop.stepper.optimizer
+    with loop.observers.working("reading the best checkpoint"):
+        if saver is not None and best["step"] != loop.state.step:
+            try:
+                found = saver.store.read(best["step"])
+                optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
+            except InputOutputError:
+                damaged = True
+        if loop.world.share(damaged):
+            loop.go_back(before=best["step"] + 1)
+            return False
     return True
 
 
 def export_milestones(loop: Loop, model: PreTrainedModel, folder: Path) -> dict[str, int]:
     """Write ``milestones/<share>/`` model folders below ``folder``; returns share to step."""
-    saver, optimizer = loop.parts.saver, loop.parts.optimizer
+    saver, optimizer = loop.checkpointer.saver, loop.stepper.optimizer
     if saver is None:
         return {}
-    for share, step in loop.parts.schedule.milestones.items():
+    for share, step in loop.schedule.milestones.items():
         found = saver.store.read(step)
         optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
-        saver.with_room(loop.progress.step + 1, partial(save_model, model, None, folder / "milestones" / f"{share:g}"))
-    return {f"{share:g}": step for share, step in loop.parts.schedule.milestones.items()}
+        saver.with_room(loop.state.step + 1, partial(save_model, model, None, folder / "milestones" / f"{share:g}"))
+    return {f"{share:g}": step for share, step in loop.schedule.milestones.items()}
+
+
+class WeightsBefore(Mapping[str, Tensor]):
+    """The constrained weights as training found them, read again from the start's folder.
+
+    Training changes W before its first step, by the cast to bf16 and by W = f(V). That is
+    rounding and no movement, so it is repeated here, weight by weight and on the device
+    that trained: at most one of them is on it at a time.
+    """
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        """Read the start model into main memory."""
+        from isotone.constraints import weight_maps
+
+        self.model = load_model(run.start)
+        self.maps, self.device = weight_maps(self.model, run.job.constraint), device
+        self.dtype = torch.bfloat16 if run.job.training.pure_bf16 else torch.float32
+
+    @torch.no_grad()
+    def __getitem__(self, name: str) -> Tensor:
+        """W = f(f^-1(W)) of one weight."""
+        weight = self.model.get_parameter(name).to(self.device, self.dtype)
+        return self.maps[name].forward(self.maps[name].inverse(weight)).to(self.dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the constrained weights."""
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.maps)
 
 
 def certificate_of(model: PreTrainedModel, job: TrainJob, train: Path, before: Mapping[str, Tensor]) -> Json:
@@ -86,70 +119,79 @@ def certificate_of(model: PreTrainedModel, job: TrainJob, train: Path, before: M
 
 def result_of(loop: Loop, job: TrainJob, certificate: Mapping[str, Any], weights: str, milestones: Json) -> Json:
     """What stands in the marker and repeats bit for bit."""
-    progress, parts = loop.progress, loop.parts
+    state = loop.state
     return {
-        "steps": progress.step,
-        "updates": progress.updates,
+        "steps": state.step,
+        "updates": state.updates,
         "epochs": job.training.epochs,
-        "tokens": progress.tokens,
-        "blocks": parts.schedule.blocks,
-        "start_loss": progress.start_loss,
-        "final_loss": (progress.validated or {}).get("loss"),
-        "best": progress.best,
+        "tokens": state.tokens,
+        "blocks": loop.schedule.blocks,
+        "start_loss": state.start_loss,
+        "final_loss": (state.validated or {}).get("loss"),
+        "best": state.best,
         "weights_sha256": weights,
-        "bitwise": progress.halvings == 0 and job.training.micro_batch == "fixed",
-        "micro_batch_size": progress.micro_batch_size,
-        "precision": parts.engine.precision,
-        "passed_over": parts.ledger.entries,
+        "bitwise": state.halvings == 0 and not state.changes and job.training.micro_batch != "auto",
+        **({"changes": state.changes} if state.changes else {}),
+        "micro_batch_size": state.micro_batch_size,
+        "precision": loop.stepper.engine.precision,
+        "passed_over": loop.ledger.entries,
         "certificate": certificate.get("verdict"),
         "moved_share": certificate.get("moved_share"),
         "milestones": milestones,
     }
 
 
-def cost_of(progress: Progress, loop: Loop) -> Json:
+def cost_of(loop: Loop, folder: Path) -> Json:
     """What stands in the marker and does not repeat."""
+    state = loop.state
     return {
-        "seconds": round(progress.seconds, 3),
-        "useful_seconds": round(progress.useful, 3),
-        "stall_seconds": round(progress.stall, 4),
-        "processes": loop.parts.world.size,
-        "device": loop.parts.world.device.type,
+        "seconds": round(state.seconds, 3),
+        "useful_seconds": round(state.useful, 3),
+        "stall_seconds": round(state.stall, 4),
+        "processes": loop.world.size,
+        "device": loop.world.device.type,
         "host": socket.gethostname(),
-        "flags": judge.flags if (judge := loop.parts.telemetry.judge) else [],
+        "flags": read_flags(folder),
     }
 
 
-def finish(loop: Loop, model: PreTrainedModel, run: Run, before: Mapping[str, Tensor]) -> None:
+def finish(loop: Loop, model: PreTrainedModel, run: Run) -> None:
     """Make the results in the state folder, where nobody else removes them (first process only).
 
-    Args:
-        before: constrained weights as they started.
+    The model that was trained is gone afterwards: what is certified is the exported one,
+    and a device need not hold both, nor what the optimizer kept.
 
     Raises:
         OSError: if something cannot be written; the checkpoints stay, so running again repeats only this.
         LostLease: if another start took over.
     """
-    saver, lease = loop.parts.saver, loop.parts.lease
-    if saver is None or lease is None:
+    saver = loop.checkpointer.saver
+    if saver is None:
         return
     made, job, identity = kept(run.folder), run.job, as_mapping(run.identity)
     tokenizer = load_tokenizer(run.start) if (run.start / "tokenizer.json").exists() else None
-    saver.with_room(loop.progress.step + 1, lambda: save_model(model, tokenizer, made.model))
-    certificate = certificate_of(load_model(made.model, device=model.device), job, run.train, before)
-    write_json(made.certificate, certificate)
-    milestones = export_milestones(loop, model, made.model)
-    with whole_file(made.history) as file:
-        file.write((run.folder / "history.csv").read_text())
-    weights = weights_digest(made.model)
-    write_marker(
-        made.marker,
-        "train",
-        settings=as_mapping(job),
-        inputs={key: value for key, value in identity.items() if key != "settings"},
-        outputs={"model": weights, "certificate": file_digest(made.certificate)},
-        result=result_of(loop, job, certificate, weights, milestones),
-        cost=cost_of(loop.progress, loop),
-    )
-    lease.check()
-    seal(run.folder)
+    with loop.observers.working("exporting"):
+        saver.with_room(loop.state.step + 1, lambda: save_model(model, tokenizer, made.model))
+        milestones = export_milestones(loop, model, made.model)
+    with loop.observers.working("certifying"):
+        saver.join()
+        saver.release()
+        loop.stepper.release()
+        exported = load_model(made.model, device=loop.world.device)
+        certificate = certificate_of(exported, job, run.train, WeightsBefore(run, loop.world.device))
+        write_json(made.certificate, certificate)
+    with loop.observers.working("hashing"):
+        with whole_file(made.history) as file:
+            file.write((run.folder / "history.csv").read_text())
+        weights = weights_digest(made.model)
+        write_marker(
+            made.marker,
+            "train",
+            settings=as_mapping(job),
+            inputs={key: value for key, value in identity.items() if key != "settings"},
+            outputs={"model": weights, "certificate": file_digest(made.certificate)},
+            result=result_of(loop, job, certificate, weights, milestones),
+            cost=cost_of(loop, run.folder),
+        )
+        loop.checkpointer.check()
+        seal(run.folder)

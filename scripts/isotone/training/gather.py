@@ -7,10 +7,10 @@ import torch
 from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks
 from isotone.training.engine import Engine, is_out_of_memory
-from isotone.training.progress import Progress
 from isotone.training.reader import Reader
+from isotone.training.state import TrainerState
 from isotone.training.supervision.outcome import ResourceError
-from isotone.training.telemetry.history import Events
+from isotone.training.telemetry.events import Events
 from isotone.training.world import TreeSum, World, leaf_range
 
 HALVINGS = 5
@@ -54,16 +54,21 @@ class Gatherer:
         if self.reader:
             self.reader.close()
 
+    def release(self) -> None:
+        """Give back the memory of batches and sums; no step can follow."""
+        self.close()
+        self.reader, self.tree = None, TreeSum()
+
     @property
     def fetch_seconds(self) -> float:
         """How long the last step waited for its batch."""
         return self.reader.waited if self.reader else 0.0
 
-    def __call__(self, progress: Progress, flat: torch.Tensor) -> tuple[float, float]:
-        """Sum the gradients of the step that follows ``progress``, over all leaves and processes.
+    def __call__(self, state: TrainerState, flat: torch.Tensor) -> tuple[float, float]:
+        """Sum the gradients of the step that follows ``state``, over all leaves and processes.
 
         When memory runs out anywhere, every process drops what it has and tries the same
-        step with leaves half as large (noted in ``progress``).
+        step with leaves half as large (noted in ``state``).
 
         Returns:
             Scored tokens, and the mean loss over them in nats.
@@ -72,17 +77,17 @@ class Gatherer:
             ResourceError: if halving does not help.
         """
         while True:
-            rows = torch.zeros(self.training.global_batch // progress.micro_batch_size, 2, dtype=torch.float64)
+            rows = torch.zeros(self.training.global_batch // state.micro_batch_size, 2, dtype=torch.float64)
             failed = False
             try:
-                self._accumulate(progress, flat, rows)
+                self._accumulate(state, flat, rows)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 failed = True
             if not self.world.any(failed)[0]:
                 break
-            self._halve(progress)
+            self.halve(state)
         self._reduce(flat)
         losses, counts = self.world.table(rows).T.tolist()
         tokens = max(sum(counts), 1.0)
@@ -91,41 +96,50 @@ class Gatherer:
     def _reduce(self, flat: torch.Tensor) -> None:
         """Add up over processes."""
         if self.training.reduction == "exact":
-            self.world.sum_exact(flat)
+            self.world.sum_exact(flat, self.tree.lend(flat) if self.world.size > 1 else flat)
         else:
             bucket = (self.operation.bucket_mib << 20) // flat.element_size()
             self.world.sum_fast(flat, bucket=bucket, compress=self.training.compression == "bf16")
 
-    def _accumulate(self, progress: Progress, flat: torch.Tensor, rows: torch.Tensor) -> None:
+    def _accumulate(self, state: TrainerState, flat: torch.Tensor, rows: torch.Tensor) -> None:
         if self.reader is None:
             raise ValueError("deal before gathering")
-        size, exact = progress.micro_batch_size, self.training.reduction == "exact"
+        size, exact = state.micro_batch_size, self.training.reduction == "exact"
         flat.zero_()
         self.tree.clear()
-        batch = self.reader.get(progress.step)
+        batch = self.reader.get(state.step)
         losses = []
         for position, leaf in enumerate(self.leaves):
             part = slice(position * size, (position + 1) * size)
             inputs_BT, targets_BT = batch.inputs_BT[part], batch.targets_BT[part]
-            losses.append(
-                self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, micro_batch=leaf)
-            )
+            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=state.step, micro_batch=leaf))
             rows[leaf, 1] = batch.scored_B[part].sum()
             if exact and len(self.leaves) > 1:
                 self.tree.add(flat)
                 flat.zero_()
         rows[self.leaves.start : self.leaves.stop, 0] = torch.stack(losses).double().cpu()
         self.tree.take(flat)
+        self._reserve(flat)
 
-    def _halve(self, progress: Progress) -> None:
-        if progress.micro_batch_size % 2 or progress.halvings >= HALVINGS:
+    def _reserve(self, flat: torch.Tensor) -> None:
+        """Have the buffer of the exchange, here, where running out of memory is noticed by all."""
+        if self.training.reduction == "exact" and self.world.size > 1:
+            self.tree.lend(flat)
+
+    def halve(self, state: TrainerState) -> None:
+        """Go on with micro-batches half as large (noted in ``state``).
+
+        Raises:
+            ResourceError: if that was tried often enough, or there is no half.
+        """
+        if state.micro_batch_size % 2 or state.halvings >= HALVINGS:
             raise ResourceError(
-                f"Memory does not suffice for {progress.micro_batch_size} sequences of training.length = {self.training.length} at "
-                f"once, after {progress.halvings} halvings of training.micro_batch_size = {self.training.micro_batch_size}. Use more processes, "
+                f"Memory does not suffice for {state.micro_batch_size} sequences of training.length = {self.training.length} at "
+                f"once, after {state.halvings} halvings of training.micro_batch_size = {self.training.micro_batch_size}. Use more processes, "
                 "a device with more memory, training.gradient_checkpointing: true, or a smaller training.length."
             )
-        progress.micro_batch_size, progress.halvings = progress.micro_batch_size // 2, progress.halvings + 1
+        state.micro_batch_size, state.halvings = state.micro_batch_size // 2, state.halvings + 1
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.events("out_of_memory", step=progress.step, micro_batch=progress.micro_batch_size)
-        self.deal(progress.micro_batch_size)
+        self.events("out_of_memory", step=state.step, micro_batch_size=state.micro_batch_size)
+        self.deal(state.micro_batch_size)

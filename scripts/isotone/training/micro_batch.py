@@ -10,7 +10,8 @@ from isotone import environment
 from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks
 from isotone.training.engine import Engine, is_out_of_memory
-from isotone.training.telemetry.history import Events, resident_memory
+from isotone.training.telemetry.events import Events
+from isotone.training.telemetry.machine import resident_memory
 from isotone.training.world import World
 
 
@@ -32,10 +33,23 @@ def _peak(device: torch.device) -> int:
 
 
 def memory_limit(device: torch.device) -> int:
-    """Bytes that this process could use."""
+    """Bytes that this process could use: what other programs hold on the same GPU is not among them."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
+        free, total = torch.cuda.mem_get_info(device)
+        return min(total, free + torch.cuda.memory_reserved(device))
     return environment.total_memory()
+
+
+def sum_buffers(leaves: int, size: int, reduction: str) -> int:
+    """Gradient buffers that summing takes beside the optimizer's own, in each of ``size`` processes.
+
+    `TreeSum` holds log2 of a process's leaves; the pairwise exchange borrows one of them, or
+    needs one of its own where a process has a single leaf.
+    """
+    if reduction != "exact":
+        return 0
+    own = -(-leaves // size)
+    return max((own - 1).bit_length(), 1 if size > 1 else 0)
 
 
 def candidates(training: Training, size: int) -> list[int]:
@@ -59,7 +73,8 @@ def choose(
     """The leaf of a run that starts: the setting, or the largest that stays under the target.
 
     Peak memory grows in proportion to the leaf, so a leaf is tried only while twice the
-    last growth would still fit.
+    last growth would still fit. The buffers of the sum do not exist while one leaf is tried;
+    they are counted: smaller leaves need more of them.
     """
     if training.micro_batch != "auto":
         return training.micro_batch_size
@@ -70,10 +85,13 @@ def choose(
     for leaf in candidates(training, world.size):
         peak = _try(engine, blocks, leaf, world.device)
         flat.zero_()
-        fits = peak is not None and peak <= limit
-        if world.any(not fits)[0]:
+        buffers = sum_buffers(training.global_batch // leaf, world.size, training.reduction)
+        summing = buffers * flat.numel() * flat.element_size()
+        too_large, too_many = world.any(peak is None or peak > limit, peak is None or peak + summing > limit)
+        if too_large:
             break
-        chosen = leaf
+        if not too_many:
+            chosen = leaf
         growth, before = (peak or 0) - before, peak or 0
         if world.any(before + 2 * growth > limit and leaf > 1)[0]:
             break

@@ -207,6 +207,14 @@ class Optimizer:
             self.scales[name] = entry["scale"] = float(scales[name])
         self._write_weights()
 
+    def release(self) -> None:
+        """Give back the memory of V, gradients and moments; no step can follow."""
+        for value in self.parameters.values():
+            value.grad = None
+        self.parameters, self.latents = {}, {}
+        self.flat = self.flat.new_empty(0)
+        del self._adamw
+
     @torch.no_grad()
     def restart(self, weights: Mapping[str, Tensor]) -> None:
         """Go back to the start: these weights, no moments."""

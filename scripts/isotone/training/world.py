@@ -64,9 +64,13 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def sum_exact(self, values: Tensor) -> None:
-        """Add up over processes, pairwise: the same bits everywhere (in place)."""
-        partner_values = torch.empty_like(values) if self.size > 1 else values
+    def sum_exact(self, values: Tensor, partner_values: Tensor) -> None:
+        """Add up over processes, pairwise: the same bits everywhere (in place).
+
+        Args:
+            partner_values: room for another process's values, like ``values``; unused alone. Memory that runs out
+                here would leave the other processes waiting, so the caller has it before they begin.
+        """
         distance = 1
         while distance < self.size:
             partner = self.rank ^ distance
@@ -167,6 +171,12 @@ class TreeSum:
                 total = left.add_(total)
             out.copy_(total)
             self._free.append(total)
+
+    def lend(self, like: Tensor) -> Tensor:
+        """A buffer that is free until the next `add`."""
+        if not self._free:
+            self._free.append(torch.empty_like(like))
+        return self._free[-1]
 
     def clear(self) -> None:
         """Forget what was added."""

@@ -41,7 +41,7 @@ if program and "--until-done" not in sys.orig_argv:
     validate, batch, write, fsync, step = Loop._validate, Blocks.batch, Saver._write, os.fsync, Loop._step
 
     def slow_validate(self: Loop) -> None:
-        if self.progress.step == 0:
+        if self.state.step == 0:
             return validate(self)
         Blocks.batch = lambda blocks, indices: (pause("slow-validation", "validating"), batch(blocks, indices))[1]
         try:
@@ -59,7 +59,7 @@ if program and "--until-done" not in sys.orig_argv:
             os.fsync = fsync
 
     def slow_step(self: Loop) -> None:
-        if held(self._resumed, self.progress.step):
+        if held(self._resumed, self.state.step):
             time.sleep(0.3)
         return step(self)
 

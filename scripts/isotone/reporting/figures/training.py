@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 from datetime import datetime
@@ -15,20 +14,16 @@ from matplotlib.ticker import MaxNLocator
 
 from isotone.records import Json
 from isotone.reporting.figures.style import COLUMN, canvas, look, shared_legend
+from isotone.training.telemetry.reading import read_history
+from isotone.training.telemetry.rotation import read_lines
 
 History = dict[str, np.ndarray]
 
 
-def read_history(path: Path) -> History:
+def columns_of(path: Path) -> History:
     """Columns of history.csv as float64; empty cells are NaN (validation is measured now and then)."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [
-        name
-        for name in (rows[0] if rows else {})
-        if name in ("step", "epoch", "tokens", "loss", "validation_loss", "seconds")
-    ]
-    return {name: np.array([float(row[name]) if row[name] else np.nan for row in rows]) for name in names}
+    rows = read_history(path)
+    return {name: np.array([row[name] for row in rows], dtype=float) for name in (rows[0] if rows else {})}
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -46,7 +41,7 @@ def training_curves(results: Json, folder: Path) -> Any:
     figure, axes = canvas(height=2.7)
     for arm in arms:
         seeds = settings["seeds"][:1] if settings["arms"][arm]["seeds"] == "once" else settings["seeds"]
-        histories = [read_history(folder / "runs" / arm / f"seed-{seed}" / "history.csv") for seed in seeds]
+        histories = [columns_of(folder / "runs" / arm / f"seed-{seed}" / "history.csv") for seed in seeds]
         histories = [history for history in histories if len(history.get("step", []))]
         if not histories:
             continue
@@ -112,7 +107,7 @@ def read_events(folder: Path) -> dict[str, list[Json]]:
     state = Path(os.environ.get("ISOTONE_STATE", folder / "state"))
     for path in sorted(state.glob("*/events.jsonl")):
         events = []
-        for line in path.read_text(encoding="utf-8").split("\n"):
+        for line in read_lines(path):
             with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run may be cut off
                 events.append(json.loads(line))
         name = path.parent.name[:12]

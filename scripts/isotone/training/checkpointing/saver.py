@@ -80,6 +80,10 @@ class Saver:
             self._thread.join()
             self._thread = None
 
+    def release(self) -> None:
+        """Give back the staging area."""
+        self._staging = {}
+
     def _stage(self, tensors: State) -> None:
         """Copy to main memory, into the buffers of the last save where there are any."""
         if not self._staging:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from isotone.data.blocks import UNSCORED
 from isotone.training.gather import Gatherer
-from isotone.training.progress import Progress
 from isotone.training.reader import Reader
 from isotone.training.sharding.optimizer import ShardedOptimizer
+from isotone.training.state import TrainerState
 from isotone.training.world import leaf_range
 
 
@@ -36,12 +36,12 @@ class ShardedGatherer(Gatherer):
             ahead=self.operation.prefetch,
         )
 
-    def _accumulate(self, progress: Progress, flat: Tensor, rows: Tensor) -> None:
+    def _accumulate(self, state: TrainerState, flat: Tensor, rows: Tensor) -> None:
         if self.reader is None:
             raise ValueError("deal before gathering")
-        size, exact = progress.micro_batch_size, self.training.reduction == "exact"
+        size, exact = state.micro_batch_size, self.training.reduction == "exact"
         self.tree.clear()
-        batch = self.reader.get(progress.step)
+        batch = self.reader.get(state.step)
         losses: list[Tensor] = []
         for turn in range(self.turns):
             part = slice(turn * size, (turn + 1) * size)
@@ -51,9 +51,7 @@ class ShardedGatherer(Gatherer):
             else:  # `fast` with leaves left over: every process must take part in every turn
                 leaf = len(rows)
                 inputs_BT, targets_BT = unscored(batch.inputs_BT[:size])
-            losses.append(
-                self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=progress.step, micro_batch=leaf)
-            )
+            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=state.step, micro_batch=leaf))
             self.optimizer.collect(add=not exact and turn > 0)
             if exact and self.turns > 1:
                 self.tree.add(flat)

@@ -12,12 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from isotone.errors import UNFINISHED
+from isotone.training.observer import Observer
+from isotone.training.state import TrainerState
 
 FIRST_STEP = 10  # times the floor: compilation, first reads of a cold disk
 
 
-class Watchdog:
-    """A thread that expects to hear of every step."""
+class Watchdog(Observer):
+    """A thread that expects to hear of every step.
+
+    It sleeps during work that is no step: how long a disk takes to save 17 GB, or a
+    certificate to be computed, says nothing about a hang, and whoever is ended there is
+    ended there again by the next start.
+    """
 
     def __init__(self, path: Path, *, medians: float, floor: float, hung: Callable[[float], None]) -> None:
         """Start watching; ``medians = 0`` never does.
@@ -29,7 +36,8 @@ class Watchdog:
         """
         self.path, self.medians, self.floor, self.hung = path, medians, floor, hung
         self._steps: deque[float] = deque(maxlen=64)
-        self._last = self._started = time.monotonic()
+        self._last = time.monotonic()
+        self._working = 0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         if medians:
@@ -41,14 +49,27 @@ class Watchdog:
             return self.floor * FIRST_STEP
         return max(self.floor, self.medians * statistics.median(self._steps))
 
-    def beat(self) -> None:
-        """Something moved (a batch of a validation, a file)."""
+    def silence(self) -> float:
+        """Seconds since something moved; 0 while work goes on that is no step."""
+        return 0.0 if self._working else time.monotonic() - self._last
+
+    def on_resume(self, state: TrainerState) -> None:
+        """The clock begins anew."""
+        self.on_beat()
+
+    def on_beat(self) -> None:
+        """Something moved."""
         self._last = time.monotonic()
 
-    def step(self, seconds: float) -> None:
+    def on_step(self, seconds: float) -> None:
         """A step ended."""
         self._steps.append(seconds)
-        self.beat()
+        self.on_beat()
+
+    def on_work(self, what: str) -> None:
+        """Fall asleep, or wake when the outermost work is over."""
+        self.on_beat()
+        self._working += 1 if what else -1
 
     def close(self) -> None:
         """Stop watching."""
@@ -60,10 +81,12 @@ class Watchdog:
         pause = min(1.0, self.floor / 4) if self.floor else 0.1
         with open(self.path, "a") as file:
             while not self._closed.wait(pause):
-                silent = time.monotonic() - self._last
+                if self._working:
+                    faulthandler.cancel_dump_traceback_later()
+                    continue
                 # If the interpreter itself is stuck this thread cannot run; a C thread then ends the process.
                 faulthandler.dump_traceback_later(self.allowance() + 60, exit=True, file=file)
-                if silent > self.allowance():
+                if (silent := self.silence()) > self.allowance():
                     file.write(f"no step for {silent:.1f} s; all stacks:\n")
                     faulthandler.dump_traceback(file, all_threads=True)
                     self.hung(silent)

@@ -1,4 +1,4 @@
-"""What the GPUs do, once a second: ``gpu.jsonl``, and advice when they idle."""
+"""What the GPUs of a job do, once a second: ``gpu.jsonl``, and advice when they idle."""
 
 from __future__ import annotations
 
@@ -7,53 +7,89 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from isotone.training.observer import Observer
+from isotone.training.telemetry.rotation import Rotated, older
+
 IDLE = 30  # percent of utilisation, median over a minute
+DEAD = 60  # readings in a row that failed: the monitor is called dead, and said to be
+LIMIT = 16 << 20  # bytes of gpu.jsonl; a day of one GPU, some hours of eight
 
 
-def recent_use(path: Path, rows: int = 60) -> float | None:
-    """Mean utilisation in percent over the last rows of a gpu.jsonl; None if there are none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 400 * rows))
-            lines = file.read().decode("utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    seen = []
-    for line in lines[-rows:]:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            seen.append(float(json.loads(line)["utilisation"]))
+def recent_use(path: Path, rows: int = 60, *, since: float = 0.0) -> float | None:
+    """Mean utilisation in percent over the last rows of a gpu.jsonl; None if there are none.
+
+    Args:
+        since: only rows from this time on (seconds since 1970).
+    """
+    seen: list[float] = []
+    for place in (path, older(path)):
+        try:
+            with open(place, "rb") as file:
+                file.seek(max(0, place.stat().st_size - 400 * rows))
+                lines = file.read().decode("utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in reversed(lines):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                row = json.loads(line)
+                if float(row["time"]) >= since and len(seen) < rows:
+                    seen.append(float(row["utilisation"]))
     return statistics.mean(seen) if seen else None
 
 
-class Monitor:
-    """A thread that reads NVIDIA's management library; does nothing where there is none."""
+class Monitor(Observer):
+    """A thread that reads NVIDIA's management library; does nothing where there is none.
 
-    def __init__(self, path: Path, advise: Callable[..., None], library: Any = None, period: float = 1.0) -> None:
+    A reading that fails is a gap in gpu.jsonl, nothing more. A criterion on utilisation
+    finds no fresh rows behind a long gap and says so.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        tell: Callable[..., None],
+        *,
+        devices: Sequence[str] | None = None,
+        library: Any = None,
+        period: float = 1.0,
+    ) -> None:
         """Start watching if there is a GPU.
 
         Args:
-            advise: takes a kind and facts when the GPUs have idled for a minute.
+            tell: takes a kind and facts: advice when the GPUs have idled for a minute, an alarm when the readings
+                fail for a minute.
+            devices: UUIDs of the GPUs of this job; None: all of this machine.
             library: pynvml, or something with its functions.
         """
-        self.path, self.advise, self.period = Path(path), advise, period
+        self.tell, self.period = tell, period
+        self._file = Rotated(path, LIMIT)
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen: list[float] = []
+        self._failed = 0
         self._library = library
+        self._handles: dict[int, Any] = {}
         with contextlib.suppress(Exception):  # no package, no driver, no GPU: nothing to watch
             if self._library is None:
                 import pynvml
 
                 self._library = pynvml
             self._library.nvmlInit()
-            count = self._library.nvmlDeviceGetCount()
-            self._handles = [self._library.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+            self._handles = self._find(devices)
+        if self._handles:
             self._thread = threading.Thread(target=self._watch, name="gpu", daemon=True)
             self._thread.start()
+
+    def _find(self, devices: Sequence[str] | None) -> dict[int, Any]:
+        """Handles by the number that the job, or without ``devices`` the machine, gives a GPU."""
+        if devices is None:
+            count = self._library.nvmlDeviceGetCount()
+            return {index: self._library.nvmlDeviceGetHandleByIndex(index) for index in range(count)}
+        return {index: self._library.nvmlDeviceGetHandleByUUID(name) for index, name in enumerate(devices)}
 
     def _read(self, index: int) -> dict[str, Any]:
         library, handle = self._library, self._handles[index]
@@ -68,12 +104,18 @@ class Monitor:
         }
 
     def _watch(self) -> None:
-        with contextlib.suppress(Exception), open(self.path, "a", encoding="utf-8") as file:
-            while not self._closed.wait(self.period):
-                rows = [self._read(index) for index in range(len(self._handles))]
-                for row in rows:
-                    file.write(json.dumps({"time": time.time(), **row}) + "\n")
-                file.flush()
+        while not self._closed.wait(self.period):
+            rows, trouble = [], ""
+            for index in self._handles:
+                try:
+                    rows.append(self._read(index))
+                except Exception as error:  # of the driver, of any kind; the next reading may be good
+                    trouble = f"GPU {index}: {type(error).__name__}: {error}"
+            self._file.append(*(json.dumps({"time": time.time(), **row}) for row in rows))
+            self._failed = 0 if rows else self._failed + 1
+            if self._failed == DEAD:
+                self.tell("alarm", what="the GPU monitor reads nothing", readings=DEAD, error=trouble)
+            if rows:
                 self._judge(statistics.mean(row["utilisation"] for row in rows))
 
     def _judge(self, utilisation: float) -> None:
@@ -81,10 +123,10 @@ class Monitor:
         if len(self._seen) >= 60:
             typical, self._seen = statistics.median(self._seen), []
             if typical < IDLE:
-                self.advise(
+                self.tell(
                     "advice",
                     utilisation=typical,
-                    text="The GPU idles: raise training.micro_batch_size or operation.prefetch.",
+                    text="The GPUs idle: raise training.micro_batch_size or operation.prefetch.",
                 )
 
     def close(self) -> None:
@@ -92,3 +134,13 @@ class Monitor:
         self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
+
+
+def own_devices(count: int) -> list[str]:
+    """UUIDs, as NVIDIA's library spells them, of the first ``count`` GPUs that this process may use.
+
+    torch knows which GPUs a job may see; the library shows all that the machine has.
+    """
+    import torch
+
+    return [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(count)]

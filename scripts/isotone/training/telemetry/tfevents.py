@@ -13,10 +13,14 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from isotone.records import Json
+from isotone.training.observer import Observer
+from isotone.training.state import TrainerState
+
 _COUNTER = itertools.count()
 
 
-class EventWriter:
+class EventWriter(Observer):
     """Not TensorBoard's `SummaryWriter`: that one writes from a thread of its own, which a full disk ends with an error."""
 
     def __init__(self, folder: Path) -> None:
@@ -33,6 +37,14 @@ class EventWriter:
             self._records = RecordWriter(open(self.folder / name, "wb"))  # noqa: SIM115
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
+
+    def on_resume(self, state: TrainerState) -> None:
+        """Go on behind a checkpoint."""
+        self.restart(state.step)
+
+    def on_row(self, row: Json, state: TrainerState) -> None:
+        """Write a row's figures."""
+        self.scalars(int(row["step"]), {key: value for key, value in row.items() if isinstance(value, float)})
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write one step's figures."""

@@ -12,7 +12,7 @@ from isotone.records import Json
 
 
 @dataclass
-class Progress:
+class TrainerState:
     """Everything about a run that is neither a tensor nor a function of the step.
 
     Attributes:
@@ -23,6 +23,7 @@ class Progress:
         validated: the last step that was validated, with its loss.
         seconds: spent training, over all starts; ``useful`` of them on steps that count.
         row: of the history, for an epoch end that is not validated yet.
+        changes: ``{"step", "settings"}`` of each start that went on under other settings of how a step is computed.
         history: bytes of history.csv that belong to this checkpoint.
         ledger: entries of the ledger when it was made.
     """
@@ -40,6 +41,7 @@ class Progress:
     stall: float = 0.0
     begun: float = field(default_factory=time.time)
     row: Json | None = None
+    changes: list[Json] = field(default_factory=list)
     history: int = 0
     ledger: int = 0
     loss_scale: Json = field(default_factory=dict)
@@ -53,7 +55,7 @@ class Progress:
         return dataclasses.asdict(self)
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Progress:
+    def of(cls, state: Mapping[str, Any]) -> TrainerState:
         """Read what `state` wrote; keys of other versions are left out."""
         known = {entry.name for entry in dataclasses.fields(cls)}
         return cls(**{key: value for key, value in state.items() if key in known})

@@ -1,0 +1,154 @@
+"""Putting a run together: model, data, step, checkpoints, and what watches it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from isotone import environment
+from isotone.config.schema import as_mapping
+from isotone.constraints import guard_precision, weight_maps
+from isotone.data.blocks import Blocks, TokenSplit
+from isotone.errors import UNFINISHED
+from isotone.models import load_model
+from isotone.training import micro_batch
+from isotone.training.checkpointing.checkpointer import Checkpointer
+from isotone.training.checkpointing.lease import Lease
+from isotone.training.engine import Engine
+from isotone.training.faults import Ledger
+from isotone.training.gather import Gatherer
+from isotone.training.inputs import Run
+from isotone.training.loop import Loop
+from isotone.training.observer import Observer, Observers
+from isotone.training.optimizer import Optimizer
+from isotone.training.resuming import check_identity
+from isotone.training.schedule import Schedule
+from isotone.training.state import TrainerState
+from isotone.training.stepper import Stepper
+from isotone.training.supervision.outcome import write_outcome
+from isotone.training.supervision.stop import Stop
+from isotone.training.supervision.watchdog import Watchdog
+from isotone.training.telemetry.console import Console
+from isotone.training.telemetry.criteria import UNWATCHED, Judge
+from isotone.training.telemetry.events import Events
+from isotone.training.telemetry.gpu import Monitor, own_devices, recent_use
+from isotone.training.telemetry.heartbeat import Heartbeat
+from isotone.training.telemetry.history import History
+from isotone.training.telemetry.machine import Machine
+from isotone.training.telemetry.tfevents import EventWriter
+from isotone.training.validation import Validator
+from isotone.training.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def build(run: Run, world: World, events: Events, lease: Lease | None) -> tuple[Loop, PreTrainedModel]:
+    """Put the parts together and stand where the newest checkpoint stands.
+
+    Args:
+        lease: of the first process; None in the others.
+
+    Raises:
+        ConfigurationError: settings, model and data do not fit one another.
+    """
+    began = time.monotonic()
+    job, operation, training = run.job, run.operation, run.job.training
+    train, validation = (Blocks(TokenSplit.open(folder), training.length) for folder in (run.train, run.validation))
+    schedule = Schedule(training, len(train))
+    stop = Stop(run.folder, run.study_folder, grace=operation.grace, event=events)
+    stop.install()
+    model = load_model(run.start, device=world.device)
+    guard_precision(model, job.constraint)
+    maps = weight_maps(model, job.constraint)
+    if training.pure_bf16:
+        model.bfloat16()
+    teacher = load_model(run.teacher, device=world.device) if run.teacher and training.distillation.alpha > 0 else None
+    optimizer = Optimizer(model, maps, training, decay_weight=job.constraint.weight_decay_on == "weight")
+    engine = Engine(model, training, world.device, teacher)
+    gather = Gatherer(training, operation, job.seed, world, engine, train, events)
+    checkpointer = Checkpointer(operation, schedule, Ledger(run.folder / "ledger.json"))
+    groups = [group for group, names in optimizer.groups.items() if names]
+    history = History(run.folder / "history.csv", groups) if world.leads else None
+    if lease and history:
+        checkpointer.hold(lease, optimizer.state(), events=events, before=history.sync)
+    observers = Observers(*_observers(run, world, events, history, checkpointer, schedule.steps))
+    fresh = TrainerState(
+        micro_batch_size=training.micro_batch_size,
+        identity=as_mapping(run.identity),
+        versions=environment.versions(),
+    )
+    loop = Loop(
+        training,
+        fresh,
+        stepper=Stepper(world, engine, optimizer, gather, schedule, events),
+        validator=Validator(validation, training.validation_blocks, world, engine),
+        checkpointer=checkpointer,
+        stop=stop,
+        observers=observers,
+        start_weights=lambda: start_weights(run),
+        max_epochs=run.max_epochs,
+    )
+    with observers.working("reading the newest checkpoint"):
+        found = checkpointer.newest()
+        if found:
+            check_identity(run, found.progress)
+        if not world.share(found is not None):
+            fresh.micro_batch_size = micro_batch.choose(
+                training, operation, world, engine, train, optimizer.flat, events
+            )
+        loop.resume(found)
+    events(
+        "resume" if found else "start",
+        step=loop.state.step,
+        steps=schedule.steps,
+        processes=world.size,
+        device=str(world.device),
+        seconds=round(time.monotonic() - began, 4),
+    )
+    return loop, model
+
+
+def start_weights(run: Run) -> Mapping[str, torch.Tensor]:
+    """The weights that a run starts from, by name, in main memory: the device is full."""
+    return dict(load_model(run.start).named_parameters())
+
+
+def _observers(
+    run: Run, world: World, events: Events, history: History | None, checkpointer: Checkpointer, steps: int
+) -> list[Observer]:
+    """What watches a run, in the order in which it is told."""
+    folder, operation = run.folder, run.operation
+    heartbeat = Heartbeat(folder, name=run.name, rank=world.rank, steps=steps)
+    watchdog = Watchdog(
+        folder / "stacks.txt",
+        medians=operation.watchdog,
+        floor=operation.watchdog_floor,
+        hung=lambda silent: _hung(run, events, silent, steps),
+    )
+    if history is None:
+        return [heartbeat, watchdog]
+
+    def utilisation() -> float | None:
+        return recent_use(folder / "gpu.jsonl", since=time.time() - UNWATCHED)
+
+    watching: list[Observer] = [Machine(folder, events, state_bytes=lambda: checkpointer.size), history]
+    if operation.tensorboard:
+        watching.append(EventWriter(folder / "tensorboard"))
+    watching += [Judge(operation.criteria, folder, events, utilisation), heartbeat, Console(steps), watchdog]
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this node, a GPU each
+    if operation.gpu_monitor and world.device.type == "cuda":
+        watching.append(Monitor(folder / "gpu.jsonl", events, devices=own_devices(local)))
+    return watching
+
+
+def _hung(run: Run, events: Events, silent: float, steps: int) -> None:
+    """The last words of a process whose watchdog found it hanging."""
+    message = f"no step ended for {silent:.0f} s; the stacks are in {run.folder / 'stacks.txt'}; run again to continue"
+    events("hang", message=message)
+    if events.rank == 0:
+        write_outcome(run.folder, UNFINISHED, message, step=0, steps=steps)
