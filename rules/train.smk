@@ -104,7 +104,6 @@ rule null:
     input:
         reference=f"results/{{study}}/runs/{study.report.baseline}/seed-{{seed}}/model",
         arm="results/{study}/runs/{arm}/seed-{seed}/model",
-        base="results/{study}/base",
         validation="results/{study}/data/validation/data.json",
     output:
         model=directory("results/{study}/runs/{arm}~{kind}/seed-{seed}/model"),
@@ -117,6 +116,7 @@ rule null:
         "results/{study}/timings/null/{arm}~{kind}-seed-{seed}.tsv"
     wildcard_constraints:
         arm="[a-z][a-z0-9_]*",
+        kind="tempered|noised",
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -126,13 +126,48 @@ rule null:
             kind=wildcards.kind,
             constraint=study.arms[wildcards.arm].constraint,
             tolerance=study.controls.tolerance,
-            seed=study.controls.seed,
+            seed=study.controls.seed + int(wildcards.seed),
             length=study.training.length,
             blocks=study.training.validation_blocks,
         ),
         code=code_digest("null"),
     shell:
         "exec python scripts/null.py --settings {params.settings:q} --reference {input.reference} --arm {input.arm} "
-        "--validation $(dirname {input.validation}) --checkpoints {input.base}/milestones "
+        "--validation $(dirname {input.validation}) "
+        "--model {output.model} --history {output.history} "
+        "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"
+
+
+rule early:
+    """A checkpoint of the pretraining as a point of the control curve, one for all arms and seeds."""
+    input:
+        base="results/{study}/base",
+        validation="results/{study}/data/validation/data.json",
+    output:
+        model=directory("results/{study}/runs/{arm}~early-{label}/seed-{seed}/model"),
+        history="results/{study}/runs/{arm}~early-{label}/seed-{seed}/history.csv",
+        certificate="results/{study}/runs/{arm}~early-{label}/seed-{seed}/certificate.json",
+        marker="results/{study}/runs/{arm}~early-{label}/seed-{seed}/train.json",
+    log:
+        "results/{study}/logs/null/{arm}~early-{label}-seed-{seed}.log",
+    benchmark:
+        "results/{study}/timings/null/{arm}~early-{label}-seed-{seed}.tsv"
+    wildcard_constraints:
+        arm="[a-z][a-z0-9_]*",
+        label="[A-Za-z0-9._-]+",
+    conda:
+        "../envs/isotone.yaml"
+    resources:
+        mem_mb=4_000,
+    params:
+        settings=settings(
+            kind="early",
+            length=study.training.length,
+            blocks=study.training.validation_blocks,
+        ),
+        code=code_digest("null"),
+    shell:
+        "exec python scripts/null.py --settings {params.settings:q} --reference {input.base}/milestones/{wildcards.label} "
+        "--tokenizer {input.base} --validation $(dirname {input.validation}) "
         "--model {output.model} --history {output.history} "
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"

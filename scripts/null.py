@@ -27,10 +27,12 @@ class Settings:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", required=True, help="JSON: kind, constraint, tolerance, seed, length, blocks")
-    parser.add_argument("--reference", type=Path, required=True, help="model folder of the unconstrained run")
-    parser.add_argument("--arm", type=Path, required=True, help="model folder of the constrained run")
+    parser.add_argument(
+        "--reference", type=Path, required=True, help="model folder of the unconstrained run; early: of the checkpoint"
+    )
+    parser.add_argument("--arm", type=Path, help="model folder of the constrained run; early: none")
+    parser.add_argument("--tokenizer", type=Path, help="folder of the tokenizer; the unconstrained run's if left out")
     parser.add_argument("--validation", type=Path, required=True, help="folder of the tokenised validation split")
-    parser.add_argument("--checkpoints", type=Path, help="folder of earlier checkpoints, one model folder each (early)")
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
     parser.add_argument(
         "--history", type=Path, required=True, help="history.csv to write (one row: nothing is trained)"
@@ -40,14 +42,13 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def checkpoints(folder: Path | None) -> list[Path]:
-    """Model folders inside ``folder``, by name; none if there is no such folder."""
-    return sorted(path.parent for path in folder.glob("*/config.json")) if folder else []
-
-
 def main() -> int | None:
     options = arguments()
     settings = parse(Settings, json.loads(options.settings), "--settings")
+    if (options.arm is None) != (settings.kind == "early"):
+        raise errors.ConfigurationError(
+            f"{settings.kind}: --arm names the run whose loss a control matches; a checkpoint (early) matches none."
+        )
 
     from isotone.constraints import calibration_ids, certify
     from isotone.constraints.capture import calibration_blocks
@@ -60,13 +61,12 @@ def main() -> int | None:
     null = make_null(
         settings.kind,
         reference,
-        mean_nll(load_model(options.arm), *blocks),
+        mean_nll(load_model(options.arm) if options.arm else reference, *blocks),
         *blocks,
         tolerance=settings.tolerance,
         seed=settings.seed,
-        candidates=checkpoints(options.checkpoints),
     )
-    save_model(null.model, load_tokenizer(options.reference), options.model)
+    save_model(null.model, load_tokenizer(options.tokenizer or options.reference), options.model)
     exported = load_model(options.model)
     report = null.report() | {"exported_nats_per_token": mean_nll(exported, *blocks)}
     ids_BT = calibration_ids(options.validation, Constraint().calibration.tokens, settings.length)
@@ -83,7 +83,7 @@ def main() -> int | None:
         settings=as_mapping(settings),
         inputs={
             "reference": records.folder_digest(options.reference, "*.safetensors"),
-            "arm": records.folder_digest(options.arm, "*.safetensors"),
+            **({"arm": records.folder_digest(options.arm, "*.safetensors")} if options.arm else {}),
             "validation": records.file_digest(options.validation / "data.json"),
         },
         outputs={"model": weights},

@@ -37,12 +37,24 @@ class Planted:
     """What the generator plants; nats unless said otherwise.
 
     ``damage``: J of each arm under hotflip relative to the baseline's ``base``;
-    ``null_damage``: the same for the nulls of each arm.
+    ``control_damage``: the same for all controls of an arm, or for one (``mlp_in~noised``);
+    ``temperature``: what a run's temperature adds to J, and takes from no prediction and from no recalibrated loss;
+    ``predictions``: what a run's share of changed predictions is above what its damage brings;
+    ``curve``: label of a checkpoint to (clean loss, J), both relative to the baseline's;
+    ``apart``: clean loss of a control relative to its arm's;
+    ``dilution``: how many times as long the window is, with the same damage in it.
     """
 
     base: float = 0.6
     damage: dict[str, float] = field(default_factory=dict)
-    null_damage: dict[str, float] = field(default_factory=dict)
+    control_damage: dict[str, float] = field(default_factory=dict)
+    temperature: dict[str, float] = field(default_factory=dict)
+    predictions: dict[str, float] = field(default_factory=dict)
+    curve: dict[str, tuple[float, float]] = field(
+        default_factory=lambda: {"0.25": (0.6, 0.0), "0.5": (0.2, 0.0), "0.75": (0.05, 0.0)}
+    )
+    apart: dict[str, float] = field(default_factory=dict)
+    dilution: int = 1
     clean: dict[str, float] = field(default_factory=lambda: {"mlp_in": 0.1, "mlp_both": 0.3, "lift": 0.02})
     seed_spread: float = 0.01
     document_spread: float = 0.15
@@ -58,8 +70,8 @@ def study_settings(
     arms: tuple[str, ...] = ("baseline", "mlp_in", "mlp_both", "lift"),
     seeds: tuple[int, ...] = (42, 1337, 2024),
     attacks: tuple[str, ...] = ("hotflip", "uat", "query", "random"),
-    nulls: tuple[str, ...] = ("tempered",),
-    null_attacks: tuple[str, ...] = ("hotflip",),
+    controls: tuple[str, ...] = ("tempered", "noised"),
+    control_attacks: tuple[str, ...] = ("hotflip",),
     transfer: tuple[str, ...] = (),
     order: bool = False,
     documents: int = 32,
@@ -71,18 +83,20 @@ def study_settings(
         arm: {
             "constraint": {
                 "scope": "none" if arm == "baseline" else "mlp_in" if "in" in arm else "mlp_both",
-                "init": "keep" if arm == "baseline" else "abs",
+                "init": "keep" if arm == "baseline" else "lift" if arm == "lift" else "abs",
             }
         }
         for arm in arms
     }
+    milestones = [0.25, 0.5, 0.75] if "early" in controls else []
     raw = {
         "study": name,
+        "base": {"training": {"milestones": milestones}},
         "seeds": list(seeds),
         "arms": scopes,
         "attacks": {"run": list(attacks), "transfer": list(transfer), "shared": {"documents": documents}}
         | (settings or {}),
-        "controls": {"kinds": list(nulls), "attacks": list(null_attacks)},
+        "controls": {"kinds": list(controls), "attacks": list(control_attacks)},
         "order_preservation": {"run": order},
         "report": {"resamples": resamples, **report},
     }
@@ -109,23 +123,57 @@ def _write_lines(path: Path, schema: str, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(encode({"schema": schema, **row}) + "\n" for row in rows), encoding="utf-8")
 
 
-def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str) -> list[dict[str, Any]]:
+def planted_damage(planted: Planted, run: str) -> float:
+    """J of a run relative to the baseline's."""
     arm, _, kind = run.partition("~")
+    if kind.startswith("early-"):
+        return planted.curve[kind.removeprefix("early-")][1]
+    if kind:
+        return planted.control_damage.get(run, planted.control_damage.get(arm, 0.0))
+    return planted.damage.get(arm, 0.0)
+
+
+def clean_loss(planted: Planted, run: str) -> float:
+    """Clean loss of a run relative to the baseline's."""
+    arm, _, kind = run.partition("~")
+    if kind.startswith("early-"):
+        return planted.curve[kind.removeprefix("early-")][0]
+    return planted.clean.get(arm, 0.0) + planted.apart.get(run, 0.0)
+
+
+def bins(J: float, unchanged: int) -> list[dict[str, Any]]:
+    """Rises behind the changes that add up to J over all unchanged tokens: half of it near."""
+    total = J * unchanged
+    return [
+        {"lo": 1, "hi": 1, "J": 0.3 * total / 5, "tokens": 5},
+        {"lo": 4, "hi": 5, "J": 0.2 * total / 10, "tokens": 10},
+        {"lo": 6, "hi": 8, "J": 0.2 * total / 15, "tokens": 15},
+        {"lo": 9, "hi": 16, "J": 0.3 * total / 50, "tokens": 50},
+    ]
+
+
+def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str) -> list[dict[str, Any]]:
     count, flips = study.attacks.shared.documents, 5
-    truth = planted.null_damage.get(arm, 0.0) if kind else planted.damage.get(arm, 0.0)
+    _, _, kind = run.partition("~")
+    longer = planted.dilution
+    shrink = 115 / (120 * longer - flips)
+    truth = planted_damage(planted, run)
     document_D = _rng("document", attack).normal(0, planted.document_spread, count)
     rows = []
     spec, options = SPECS[attack], study.attacks.of(attack)
     universal = spec.universal(options)
+    unchanged = 120 * longer - (0 if universal else flips)
     for variant in spec.variants(options):
         generator = _rng(study.study, run, seed, attack, variant)
         shift = _rng(run, seed, attack, "seed").normal(0, planted.seed_spread)
         strength = STRENGTH.get((attack, variant), 0.5)
         level = (planted.base + truth + shift) * strength
         J_D = level + document_D * strength + generator.normal(0, planted.noise, count)
-        clean_D = 3.0 + planted.clean.get(arm, 0.0) + document_D
+        clean_D = 3.0 + clean_loss(planted, run) + document_D
         for index in range(count):
-            J, clean = float(J_D[index]), float(clean_D[index])
+            harm, clean = float(J_D[index]) * shrink, float(clean_D[index])
+            J = harm + planted.temperature.get(run, 0.0) * shrink
+            changed = float(np.clip(0.1 + J_D[index] / 4 + planted.predictions.get(run, 0.0), 0, 1)) * shrink
             context = [WORDS[(index + step) % len(WORDS)] + " " for step in range(planted.context)]
             if planted.hostile:
                 context[3] = planted.hostile
@@ -135,12 +183,20 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                 "attack": attack,
                 "variant": variant,
                 "document": f"chapter {index:04d}",
-                "tokens": 120,
+                "tokens": 120 * longer,
                 "clean_nll": clean,
                 "J": J,
                 "self": J * 3,
                 "total": J + 0.2,
-                "top1_agreement": float(np.clip(0.9 - J / 4, 0, 1)),
+                "top1_agreement": 1 - changed,
+                "clean_accuracy": 0.4,
+                "accuracy": 0.4 - changed / 3,
+                "calibrated": {
+                    "temperature": 1.0,
+                    "J": harm,
+                    "clean_nll": clean,
+                    "distance": bins(harm, unchanged),
+                },
                 "kl": abs(J) / 2,
                 "reference_degradation": (J + 0.2) / clean,
                 "flips": []
@@ -149,11 +205,7 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                     {"position": 2 + 4 * flip, "old": 5, "new": 9, "old_text": context[2 + 4 * flip], "new_text": " qz"}
                     for flip in range(flips)
                 ],
-                "distance": [
-                    {"lo": 1, "hi": 2, "J": 2 * J, "tokens": 5},
-                    {"lo": 2, "hi": 8, "J": 1.2 * J, "tokens": 25},
-                    {"lo": 8, "hi": 128, "J": 0.6 * J, "tokens": 80},
-                ],
+                "distance": bins(J, unchanged),
                 "ledger": {"forward_tokens": 6000, "backward_tokens": 600, "candidates": 40},
                 "context": context,
             }
@@ -183,14 +235,13 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
 
 
 def clean_rows(study: Study, planted: Planted, run: str, seed: int) -> list[dict[str, Any]]:
-    arm = run.partition("~")[0]
     count = study.attacks.shared.documents
     document_D = _rng("clean").normal(0, planted.document_spread, count)
     noise_D = _rng(run, seed, "clean").normal(0, 0.01, count)
     rows = []
     for protocol in study.perplexity.protocols:
         for index in range(count):
-            mean = 3.0 + planted.clean.get(arm, 0.0) + document_D[index] + noise_D[index]
+            mean = 3.0 + clean_loss(planted, run) + document_D[index] + noise_D[index]
             tokens = 100 + index % 50
             rows.append(
                 {"protocol": protocol, "document": f"test {index:04d}", "tokens": tokens, "bytes": tokens * 3, "words": tokens // 2,
@@ -233,10 +284,11 @@ def certificate(run: str) -> dict[str, Any]:
 
 def write_run(folder: Path, study: Study, planted: Planted, run: str, seed: int) -> None:
     base = folder / "runs" / run / f"seed-{seed}"
-    arm = run.partition("~")[0]
     write_json(base / "certificate.json", certificate(run))
-    final = 3.0 + planted.clean.get(arm, 0.0)
-    null = {"null": {"kind": "tempered", "found": True, "reason": "", "difference": 1e-4}} if "~" in run else {}
+    final = 3.0 + clean_loss(planted, run)
+    null = (
+        {"null": {"kind": run.partition("~")[2], "found": True, "reason": "", "difference": 1e-4}} if "~" in run else {}
+    )
     result = {"steps": 40, "epochs": 1.0, "tokens": 81920, "start_loss": final + 1, "final_loss": final, "best": {"step": 40, "loss": final},
               "weights_sha256": digest_of([run, seed]), "bitwise": True, "certificate": certificate(run)["verdict"], "moved_share": 0.98, **null}  # fmt: skip
     write_marker(

@@ -29,7 +29,7 @@ CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
 
 def study_of(name: str, form: dict[str, Any]) -> Study:
     return study_settings(
-        arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=(name,), null_attacks=(name,), documents=12, resamples=200, settings={name: form}
+        arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=(name,), control_attacks=(name,), documents=12, resamples=200, settings={name: form}
     )  # fmt: skip
 
 
@@ -41,19 +41,24 @@ def test_every_attack_in_every_form_reaches_the_report(name: str, form: dict[str
     folder = write_study(tmp_path, study, planted)
     document = build(study, folder)
     results = document["results"]
-    [claim] = results["primary"]
-    assert (claim["arm"], claim["attack"], claim["variant"]) == ("mlp_in", name, spec.primary(settings))
+    [verdict] = results["verdicts"]
+    assert (verdict["arm"], verdict["attack"], verdict["variant"]) == ("mlp_in", name, spec.primary(settings))
+    assert verdict["controls"] == {"tempered": "more_robust", "noised": "more_robust"}
+    assert verdict["word"] == "more_robust"
+    claim = results["primary"][0]
+    excess = claim["outcomes"]["damage_cal"]["difference"]["value"]
     strength = results["damage"]["baseline"][name][claim["variant"]]["J"]["value"] / planted.base
-    assert claim["excess"]["value"] == pytest.approx(0.3 * strength, rel=0.15)
+    per_flip = 120 / 2 if spec.universal(settings) else 115 / 5  # two trigger tokens, or five flips
+    assert excess == pytest.approx(0.3 * strength * per_flip, rel=0.15)
     assert sorted(results["damage"]["mlp_in"][name]) == sorted(spec.variants(settings))
     assert bool(results["triggers"]) == spec.universal(settings)
     assert all(gate["state"] != "not run" for gate in results["gates"]), results["gates"]
     convergence = [gate for gate in results["gates"] if "twice the search" in gate["gate"]]
     assert bool(convergence) == bool(spec.doubled(settings))
     assert spec.sentence(settings) in methods_tex(document).replace(r"\_", "_")
-    assert f"{claim['excess']['value']:.3f}" in numbers_tex(document)
+    assert f"{excess:.3f}" in numbers_tex(document)
     page = render(document, folder)
-    assert f"{claim['excess']['value']:.3f}" in page and ('id="triggers"' in page) == spec.universal(settings)
+    assert f"{excess:.2f}" in page and ('id="triggers"' in page) == spec.universal(settings)
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from isotone import records
 from isotone.config.constraint import Calibration, Constraint
 from isotone.config.schema import as_mapping
 from isotone.constraints import calibration_ids, constrain
@@ -111,19 +112,10 @@ def test_a_target_that_no_temperature_reaches_is_not_applicable():
     assert not null.found
 
 
-def test_the_nearest_checkpoint_is_taken_and_its_miss_reported(tmp_path):
+def test_a_checkpoint_is_a_point_of_the_curve_as_it_is():
     reference, blocks = fitted(), text()
-    for step, scale in ((1, 0.3), (2, 0.6), (3, 0.9)):
-        model = copy.deepcopy(reference)
-        scale_logits(model, scale)
-        save_model(model, None, tmp_path / f"step-{step}")
-    target = mean_nll(load_model(tmp_path / "step-2"), *blocks) + 0.01
-    folders = sorted(tmp_path.iterdir())
-    null = make_null("early", reference, target, *blocks, tolerance=1e-3, candidates=folders)
-    assert null.found and null.setting == "step-2"
-    assert null.report()["difference"] == pytest.approx(-0.01, abs=1e-5)
-    none = make_null("early", reference, target, *blocks, tolerance=1e-3)
-    assert not none.found and none.reason.startswith("not available")
+    null = make_null("early", reference, mean_nll(reference, *blocks), *blocks, tolerance=1e-3)
+    assert null.found and null.model is reference and null.report()["difference"] == 0
 
 
 def test_an_unknown_kind_is_an_error():
@@ -205,6 +197,11 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     assert not program(root, "null", ["--settings", settings, *both], monkeypatch)
     assert paths["train.json"].read_bytes() == first  # nothing in it depends on time or place
 
-    early = json.dumps({"kind": "early", "constraint": as_mapping(constraint), "length": 64})
-    assert not program(root, "null", ["--settings", early, *both, "--checkpoints", tmp_path / "starts/a"], monkeypatch)
-    assert read_json(paths["train.json"])["result"]["null"]["setting"] == "model"
+    early = json.dumps({"kind": "early", "length": 64})
+    without = [word for pair in zip(both[::2], both[1::2], strict=True) if pair[0] != "--arm" for word in pair]
+    without[without.index("--reference") + 1] = start
+    assert not program(root, "null", ["--settings", early, *without, "--tokenizer", base], monkeypatch)
+    assert read_json(paths["train.json"])["result"]["null"]["found"]
+    assert records.folder_digest(paths["model"], "*.safetensors") == records.folder_digest(start, "*.safetensors")
+    with pytest.raises(ConfigurationError, match="a checkpoint .early. matches none"):
+        program(root, "null", ["--settings", early, *both], monkeypatch)

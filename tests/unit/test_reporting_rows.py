@@ -56,7 +56,7 @@ def test_a_whole_study_loads(study: Study, whole: Path) -> None:
 def test_what_must_exist_follows_from_the_configuration_alone(study: Study) -> None:
     names = expected_files(study)
     assert ATTACK in names and "runs/mlp_in~tempered/seed-8/attacks/hotflip.jsonl" in names
-    assert "runs/mlp_in~tempered/seed-8/attacks/uat.jsonl" not in names  # nulls.attacks is hotflip
+    assert "runs/mlp_in~tempered/seed-8/attacks/uat.jsonl" not in names  # controls.attacks is hotflip
     assert "runs/baseline~tempered/seed-7/train.json" not in names
     assert "transfer/hotflip/baseline-seed-7.jsonl" in names
     assert not any("order.json" in name for name in names)
@@ -199,10 +199,36 @@ def test_columns_of_attack_rows(whole: Path) -> None:
     assert (greedy.curve_NK[:, -1] == greedy.columns["J"]).all() and (greedy.curve_NK[:, 0] == 0).all()
     assert greedy.flips_K == [0, 1, 2, 3, 4, 5]
     assert greedy.ledger == {"forward_tokens": 60_000, "backward_tokens": 6_000, "candidates": 400}
-    assert len(greedy.predicted) == len(greedy.exact) == len(greedy.step_document) == 50
+    assert len(greedy.predicted) == len(greedy.exact) == 50
     mean = greedy.columns["J"].mean()
-    rise, tokens = greedy.distance[1, 2]
-    assert rise / tokens == pytest.approx(2 * mean)
+    rise, tokens = greedy.distance[1, 1]
+    assert rise / tokens == pytest.approx(0.3 * 115 / 5 * mean)
+
+
+def test_damage_is_counted_per_changed_token(whole: Path) -> None:
+    """Of 120 tokens 5 are changed: sums over the 115 others, divided by 5; triggers stand in front and change none."""
+    row = next(row for row in map(json.loads, (whole / ATTACK).read_text().split("\n")) if row["variant"] == "greedy")
+    greedy = read_attack(whole / ATTACK)["greedy"]
+    at = greedy.documents.index(row["document"])
+    column = {key: float(values[at]) for key, values in greedy.columns.items()}
+    assert column["damage"] == pytest.approx(row["J"] * 115 / 5)
+    assert column["near"] == pytest.approx(column["damage"] / 2) == pytest.approx(column["far"])
+    assert column["changed_predictions"] == pytest.approx((1 - row["top1_agreement"]) * 115 / 5)
+    assert column["accuracy_lost"] == pytest.approx((row["clean_accuracy"] - row["accuracy"]) * 115 / 5)
+    assert column["damage_cal"] == pytest.approx(row["calibrated"]["J"] * 115 / 5)
+    trigger = read_attack(whole / ATTACK.replace("hotflip", "uat"))["trigger"]
+    assert trigger.columns["damage"] == pytest.approx(trigger.columns["J"] * 120 / 2)
+    assert "near" not in trigger.columns
+
+
+def test_an_attack_that_changed_nothing_did_no_damage(tmp_path: Path) -> None:
+    row = {"schema": "attack/1", "variant": "v", "document": "a", "tokens": 9, "clean_nll": 1.0, "J": 0.0, "flips": []}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row | {"top1_agreement": 1.0}) + "\n")
+    columns = read_attack(path)["v"].columns
+    assert columns["changes"] == [0] and columns["damage"] == [0] and columns["changed_predictions"] == [0]
+    path.write_text(json.dumps({key: value for key, value in row.items() if key != "flips"}) + "\n")
+    assert "damage" not in read_attack(path)["v"].columns  # rows that do not say how many tokens they changed
 
 
 def test_a_document_that_ended_early_keeps_its_last_value(tmp_path: Path) -> None:

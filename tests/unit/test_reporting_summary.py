@@ -9,7 +9,25 @@ import numpy as np
 import pytest
 from isotone.records import Json, canonical_json, digest_of, read_json, write_json
 from isotone.reporting import final_results as final
-from isotone.reporting.analysis.verdicts import EFFECT, NO_EFFECT, OPPOSITE, UNDERPOWERED, plan, verdict
+from isotone.reporting.analysis.verdicts import (
+    ABOVE,
+    BELOW,
+    CANNOT_TELL,
+    DEPENDS,
+    DISAGREE,
+    EQUIVALENT,
+    INSIDE,
+    LESS,
+    MORE,
+    NO_CONTROL,
+    OPEN,
+    UNEQUAL,
+    against_one,
+    joint_p,
+    over_all,
+    plan,
+    side,
+)
 from statsmodels.stats.multitest import multipletests
 from synthetic_study import Planted, study_settings, write_study
 
@@ -27,73 +45,41 @@ def build(folder: Path, planted: Planted, **settings: Any) -> Json:
     return document
 
 
-WORLDS = {
-    # the arm and its null are alike
-    NO_EFFECT: Planted(seed_spread=0.002, document_spread=0.15, noise=0.01),
-    # the arm loses 0.2 nats less than its null
-    EFFECT: Planted(damage={"mlp_in": -0.2}, seed_spread=0.002, noise=0.01),
-    OPPOSITE: Planted(damage={"mlp_in": 0.2}, seed_spread=0.002, noise=0.01),
-    UNDERPOWERED: Planted(damage={"mlp_in": -0.05}, seed_spread=0.1, noise=0.1),
-}
-WORDS = {
-    NO_EFFECT: "no effect that matters",
-    EFFECT: "more robust than a model of equal quality (tempered)",
-    OPPOSITE: "less robust than a model of equal quality (tempered)",
-    UNDERPOWERED: "these data cannot tell",
-}
+EFFECT = Planted(damage={"mlp_in": -0.2}, seed_spread=0.002, noise=0.01)
 
 
-@pytest.mark.parametrize("world", list(WORLDS))
-def test_the_sentence_follows_from_the_data(tmp_path: Path, world: str) -> None:
-    results = build(tmp_path, WORLDS[world])["results"]
-    (claim,) = results["primary"]
-    assert claim["verdict"] == world
-    (sentence,) = results["summary"]["robustness"]
-    assert WORDS[world] in sentence and "3 seeds x 32 documents" in sentence
-    assert sum(words in sentence for words in WORDS.values()) == 1
-    assert "mlp_in (hotflip)" in results["summary"]["headline"]
-
-
-def test_a_null_as_robust_as_the_arm_takes_the_claim_away(tmp_path: Path) -> None:
+def test_a_control_as_robust_as_the_arm_takes_the_claim_away(tmp_path: Path) -> None:
     """Against the baseline the arm looks robust; against a model of equal quality it is not. The study's whole point."""
-    planted = Planted(damage={"mlp_in": -0.2}, null_damage={"mlp_in": -0.2}, seed_spread=0.002, noise=0.01)
+    planted = Planted(damage={"mlp_in": -0.2}, control_damage={"mlp_in": -0.2}, seed_spread=0.002, noise=0.01)
     results = build(tmp_path, planted)["results"]
-    assert results["primary"][0]["verdict"] == NO_EFFECT
+    assert results["verdicts"][0]["word"] == EQUIVALENT
     raw = next(entry for entry in results["comparisons"] if entry["primary_form"])
     assert raw["difference"]["interval"][0] > 0.1 and raw["p_adjusted"] < 0.01
-    assert any("this is no gain in robustness" in sentence for sentence in results["summary"]["against_reference"])
+    assert any("this is no gain in robustness" in sentence for sentence in results["summary"]["against_baseline"])
 
 
-def test_excess_is_over_the_hardest_null(tmp_path: Path) -> None:
-    from isotone.reporting.analysis import comparisons
-    from isotone.reporting.analysis.numbers import Sources
-    from isotone.reporting.evidence.read import load_evidence
-
-    study = study_settings(
-        arms=("baseline", "mlp_in"), attacks=("hotflip",), nulls=("tempered", "noised"), resamples=400
-    )
-    write_study(tmp_path, study, Planted(damage={"mlp_in": -0.2}, seed_spread=0.002, noise=0.01))
-    evidence = load_evidence(study, tmp_path)
-    for run in evidence.runs_of("mlp_in~noised"):  # the noised null is as robust as the arm
-        evidence.attacks[run]["hotflip"]["greedy"].columns["J"] -= 0.19
-    claims, behind = comparisons.primary(evidence, Sources(evidence))
-    assert len(behind) == 2 and len(claims) == 1
-    assert claims[0]["against"] == "mlp_in~noised" and claims[0]["verdict"] == NO_EFFECT
-    assert claims[0]["excess"]["value"] == min(claims[0]["nulls"].values())
-    assert claims[0]["p"] == max(entry["tests"]["claim"]["p"] for entry in behind)
-    assert claims[0]["excess"]["interval"][0] == min(entry["difference"]["interval"][0] for entry in behind)
+def test_the_report_says_what_the_verdict_says(tmp_path: Path) -> None:
+    results = build(tmp_path, EFFECT)["results"]
+    assert results["verdicts"][0]["word"] == MORE
+    (sentence,) = results["summary"]["robustness"]
+    assert "mlp_in under hotflip: more robust than every control of equal quality" in sentence
+    assert "3 seeds x 32 documents" in sentence
+    assert results["summary"]["headline"].endswith("more robust: mlp_in (hotflip).")
+    (raw,) = [text for text in results["summary"]["against_baseline"] if text.startswith("mlp_in under hotflip")]
+    assert "no gain in robustness" not in raw
 
 
 def test_one_seed_claims_nothing_about_seeds(tmp_path: Path) -> None:
-    results = build(tmp_path, WORLDS[EFFECT], seeds=(42,))["results"]
-    (claim,) = results["primary"]
-    assert claim["scope"] == "documents of one training run" and claim["seed_floor"] is None
+    results = build(tmp_path, EFFECT, seeds=(42,))["results"]
+    for cell in results["primary"]:
+        difference = cell["outcomes"]["damage_cal"]["difference"]
+        assert difference["scope"] == "documents of one training run" and cell["seed_floor"] is None
     assert "nothing is said about other seeds" in results["summary"]["robustness"][0]
     assert any(sentence.startswith("One seed") for sentence in results["summary"]["limits"])
 
 
 def test_the_floor_of_the_seeds_is_said(tmp_path: Path) -> None:
-    results = build(tmp_path, WORLDS[EFFECT], seeds=(1, 2, 3, 4, 5))["results"]
+    results = build(tmp_path, EFFECT, seeds=(1, 2, 3, 4, 5))["results"]
     assert any(
         "5 seeds no two-sided sign-flip p over seeds can be below 0.0625" in text
         for text in results["summary"]["limits"]
@@ -101,17 +87,17 @@ def test_the_floor_of_the_seeds_is_said(tmp_path: Path) -> None:
     assert results["primary"][0]["seed_floor"] == 0.0625
 
 
-def test_without_nulls_there_is_no_claim(tmp_path: Path) -> None:
-    results = build(tmp_path, WORLDS[EFFECT], nulls=())["results"]
-    assert results["primary"] == [] and "makes no claim of robustness" in results["summary"]["headline"]
+def test_without_controls_there_is_no_claim(tmp_path: Path) -> None:
+    results = build(tmp_path, EFFECT, controls=())["results"]
+    assert results["primary"] == [] and results["verdicts"][0]["word"] == NO_CONTROL
+    assert "makes no claim of robustness" in results["summary"]["headline"]
     assert any(
-        "without a control of equal quality this is no claim" in text
-        for text in results["summary"]["against_reference"]
+        "without a control of equal quality this is no claim" in text for text in results["summary"]["against_baseline"]
     )
 
 
-def test_a_null_that_could_not_be_made_is_said(tmp_path: Path) -> None:
-    study = study_settings(arms=("baseline", "mlp_in"), attacks=("hotflip",), resamples=400)
+def test_a_control_that_could_not_be_made_is_said(tmp_path: Path) -> None:
+    study = study_settings(arms=("baseline", "mlp_in"), attacks=("hotflip",), controls=("tempered",), resamples=400)
     write_study(tmp_path, study)
     for seed in study.seeds:
         path = tmp_path / f"runs/mlp_in~tempered/seed-{seed}/train.json"
@@ -228,19 +214,65 @@ def test_the_published_schema_holds_and_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "p", "expected"),
+    ("interval", "expected"),
     [
-        ([0.06, 0.2], 0.001, EFFECT),
-        ([0.06, 0.2], 0.2, UNDERPOWERED),  # Holm takes it back
-        ([-0.2, -0.06], 0.001, OPPOSITE),
-        ([-0.04, 0.04], 1.0, NO_EFFECT),
-        ([0.01, 0.04], 0.001, NO_EFFECT),  # real, but declared not to matter
-        ([-0.04, 0.06], 0.4, UNDERPOWERED),
-        (None, 0.0, UNDERPOWERED),
+        ([0.06, 0.2], ABOVE),
+        ([-0.2, -0.06], BELOW),
+        ([-0.04, 0.04], INSIDE),
+        ([0.01, 0.04], INSIDE),  # real, but declared not to matter
+        ([-0.04, 0.06], OPEN),
+        (None, OPEN),
     ],
 )
-def test_verdicts(interval: list[float] | None, p: float, expected: str) -> None:
-    assert verdict(0.1, interval, p, confidence=0.95, smallest_effect=0.05) == expected
+def test_sides_of_an_interval(interval: list[float] | None, expected: str) -> None:
+    assert side(interval, 0.05) == expected
+
+
+@pytest.mark.parametrize(
+    ("sides", "p", "expected"),
+    [
+        ([ABOVE, ABOVE], 0.01, MORE),
+        ([ABOVE, ABOVE], 0.2, CANNOT_TELL),  # Holm takes it back
+        ([BELOW, BELOW], 0.01, LESS),
+        ([BELOW, BELOW], 0.06, CANNOT_TELL),
+        ([INSIDE, INSIDE], 1.0, EQUIVALENT),
+        ([ABOVE, BELOW], 0.0, DISAGREE),
+        ([ABOVE, INSIDE], 0.0, DISAGREE),
+        ([ABOVE, OPEN], 0.0, CANNOT_TELL),
+        ([INSIDE, OPEN], 0.0, CANNOT_TELL),
+        ([OPEN, OPEN], 0.0, CANNOT_TELL),
+    ],
+)
+def test_a_claim_needs_both_outcomes(sides: list[str], p: float, expected: str) -> None:
+    assert against_one(sides, p, 0.05) == expected
+
+
+def test_the_joint_p_is_the_larger_and_one_where_signs_differ() -> None:
+    assert joint_p([1.0, 2.0], [0.01, 0.2]) == 0.2 == joint_p([-1.0, -2.0], [0.01, 0.2])
+    assert joint_p([1.0, -2.0], [0.01, 0.01]) == 1.0 == joint_p([0.0, 2.0], [0.5, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([MORE, MORE, MORE], MORE),
+        ([LESS, LESS], LESS),
+        ([EQUIVALENT, EQUIVALENT], EQUIVALENT),
+        ([MORE, LESS], DEPENDS),
+        ([MORE, EQUIVALENT], DEPENDS),
+        ([MORE, DISAGREE], DEPENDS),
+        ([MORE, LESS, CANNOT_TELL], DEPENDS),
+        ([MORE, CANNOT_TELL], CANNOT_TELL),
+        ([CANNOT_TELL, CANNOT_TELL], CANNOT_TELL),
+        ([DISAGREE, DISAGREE], DISAGREE),
+        ([MORE, UNEQUAL], MORE),
+        ([UNEQUAL, UNEQUAL], NO_CONTROL),
+        ([], NO_CONTROL),
+    ],
+)
+def test_the_word_over_all_controls(verdicts: list[str], expected: str) -> None:
+    assert over_all({f"control {index}": verdict for index, verdict in enumerate(verdicts)}) == expected
+    assert over_all({"tempered": MORE}) == NO_CONTROL  # a temperature changes no prediction
 
 
 def test_plans_ask_for_documents_or_seeds() -> None:
@@ -254,11 +286,13 @@ def test_plans_ask_for_documents_or_seeds() -> None:
     assert plan(np.ones((1, 5)), smallest_effect=0.05, power=0.8, alpha=0.05)["documents"] == 2
 
 
-def test_holm_is_over_all_primary_comparisons(tmp_path: Path) -> None:
-    results = build(tmp_path, Planted(), arms=("baseline", "mlp_in", "mlp_both", "lift"))["results"]
-    p = sorted(claim["p"] for claim in results["primary"])
-    assert min(claim["p_adjusted"] for claim in results["primary"]) == pytest.approx(min(1.0, 3 * p[0]))
-    assert all(claim["adjustment"] == "Holm over 3 primary comparisons" for claim in results["primary"])
+def test_holm_is_over_all_arms_and_controls(tmp_path: Path) -> None:
+    results = build(tmp_path, Planted(), arms=("baseline", "mlp_in", "mlp_both"))["results"]
+    cells = results["primary"]
+    assert len(cells) == 4 and {cell["control"] for cell in cells} == {"tempered", "noised"}
+    expected = multipletests([cell["p"] for cell in cells], method="holm")[1]
+    assert [cell["p_adjusted"] for cell in cells] == pytest.approx(expected)
+    assert all(cell["adjustment"] == "Holm over 4 arms x attacks x controls" for cell in cells)
 
 
 def test_benjamini_hochberg_is_over_all_secondary_comparisons(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_all_special_characters_of_latex_are_covered() -> None:
 def test_every_table_is_there(document: Json) -> None:
     names = {table.name for table in all_tables(document)}
     assert names == {
-        "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "first_study_t5", "costs", "screening", "seeds",
+        "verdicts", "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "first_study_t5", "costs", "screening", "seeds",
     }  # fmt: skip
     arms = [row["arm"] for row in next(table for table in all_tables(document) if table.name == "quality").rows]
     assert arms[0] == "baseline" and arms.index("mlp_in") < arms.index("mlp_in~tempered")
@@ -170,7 +170,7 @@ def test_costs_count_seconds_tokens_and_gpus(document: Json, tmp_path: Path) -> 
     assert line["trained"] == 81920 and line["forward"] == 6000 * (
         12 * 6 + 8 * 2
     )  # six forms, two of them doubled on 8
-    study = study_settings(arms=("baseline", "mlp_in"), seeds=(7,), attacks=("hotflip",), documents=4, nulls=())
+    study = study_settings(arms=("baseline", "mlp_in"), seeds=(7,), attacks=("hotflip",), documents=4, controls=())
     folder = write_study(tmp_path, study)
     assert costs(load_evidence(study, folder))["gpu_hours"] == 0
     setup = read_json(folder / "setup.json")
@@ -212,7 +212,9 @@ def test_macros(document: Json) -> None:
     assert rf"\newcommand{{\isoDamageMlpBothHotflipGreedyJ}}{{{J['value']:.3f}}}" in text
     low, high = J["interval"]
     assert rf"\newcommand{{\isoDamageMlpBothHotflipGreedyJInterval}}{{[{low:.3f}, {high:.3f}]}}" in text
-    assert r"\isoExcessLiftHotflip}" in text and r"\isoPLiftHotflip}" in text
+    assert r"\isoExcessLiftHotflipBaselineDamageCal}" in text and r"\isoPMlpInHotflipNoised}" in text
+    word = next(entry["word"] for entry in document["results"]["verdicts"] if entry["arm"] == "mlp_in")
+    assert rf"\newcommand{{\isoVerdictMlpInHotflip}}{{{word.replace('_', ' ')}}}" in text
 
 
 def test_two_numbers_never_share_a_macro(document: Json) -> None:
@@ -284,7 +286,7 @@ def test_studies_are_listed_and_never_pooled(document: Json, tmp_path: Path) -> 
         name="other",
         arms=("baseline", "mlp_in"),
         attacks=("query",),
-        null_attacks=("query",),
+        control_attacks=("query",),
         documents=12,
         resamples=300,
     )
@@ -298,6 +300,6 @@ def test_studies_are_listed_and_never_pooled(document: Json, tmp_path: Path) -> 
     assert arms.rows[0]["parameters"] == 1_800_000
     assert arms.rows[0]["query"] is None and arms.rows[4]["hotflip"] is None
     assert {row["arm"] for row in claims.rows if row["study"] == "other"} == {"mlp_in"}
-    assert (tmp_path / "comparison/studies.csv").is_file() and (tmp_path / "comparison/excess.tex").is_file()
+    assert (tmp_path / "comparison/studies.csv").is_file() and (tmp_path / "comparison/verdicts.tex").is_file()
     with pytest.raises(ConfigurationError, match="given twice"):
         comparison([document, document])

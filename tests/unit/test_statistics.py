@@ -22,7 +22,6 @@ from isotone.statistics import (
     sign_flip,
     sign_flip_floor,
     two_way,
-    welch_t,
     wilson,
 )
 from isotone.statistics.bootstrap import resample_counts
@@ -184,16 +183,6 @@ def test_paired_t_on_darwins_maize() -> None:
     test = paired_t(DARWIN)
     assert test.statistic == pytest.approx(2.148, abs=5e-4)
     assert test.p == pytest.approx(0.0497, abs=5e-5)
-
-
-def test_independent_t_on_the_same_data() -> None:
-    """R, t.test(extra ~ group): Welch t = -1.8608, df = 17.776, p = 0.07939."""
-    from statsmodels.stats.weightstats import ttest_ind
-
-    test = welch_t(SLEEP_1, SLEEP_2)
-    assert (test.statistic, test.p) == pytest.approx((-1.8608, 0.07939), abs=5e-5)
-    oracle = ttest_ind(SLEEP_1, SLEEP_2, usevar="unequal")
-    assert (test.statistic, test.p) == pytest.approx(oracle[:2], rel=1e-12)
 
 
 def test_paired_t_without_spread() -> None:

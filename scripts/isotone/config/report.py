@@ -16,8 +16,18 @@ class Report:
     resamples: int = setting(10_000, "bootstrap resamples", minimum=100)
     seed: int = setting(0, "bootstrap and permutation draws")
     smallest_effect: float = setting(
+        1.0,
+        "nats of damage per changed token: differences inside plus or minus this do not matter",
+        exclusiveMinimum=0,
+    )
+    smallest_change: float = setting(
+        0.25,
+        "changed predictions per changed token: differences inside plus or minus this do not matter",
+        exclusiveMinimum=0,
+    )
+    mismatch: float = setting(
         0.05,
-        "nats; a robustness gain below this does not matter: intervals inside it read as no effect",
+        "nats per token: a control whose clean loss on the attacked text is farther from the arm's is shown and not counted",
         exclusiveMinimum=0,
     )
     power: float = setting(0.8, "power for which sample sizes are planned", exclusiveMinimum=0, exclusiveMaximum=1)

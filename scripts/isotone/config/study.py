@@ -18,6 +18,7 @@ from isotone.config.training import Operation, Training, TrainJob
 from isotone.errors import ConfigurationError
 
 ARM_NAME = r"[a-z][a-z0-9_]*"
+FEWEST = 3  # models that make a curve of controls
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,18 @@ class Study:
             SPECS[attack].primary(self.attacks.of(attack))
         for name in self.arms:
             self.train_job(name, self.seeds[0])
+        self._check_curve()
+
+    def _check_curve(self) -> None:
+        """A curve of controls needs three models, the baseline being one of them."""
+        if "early" not in self.controls.kinds or len(self.checkpoints()) + 1 >= FEWEST:
+            return
+        have = f"it has {len(self.checkpoints())}" if self.model.source == "scratch" else "a finished model has none"
+        raise ConfigurationError(
+            f'controls.kinds has "early", a curve of earlier checkpoints of the pretraining, which needs at least {FEWEST - 1} beside the '
+            f"baseline; {have}. Name shares of the pretraining in base.training.milestones, such as [0.25, 0.5, 0.75] "
+            '(model.source: scratch), or take "early" out.'
+        )
 
     def training_of(self, arm: str) -> Training:
         """The study's training settings with the arm's on top."""
@@ -106,16 +119,39 @@ class Study:
         return TrainJob(seed=self.base.seed, training=training)
 
     def seeds_of(self, arm: str) -> list[int]:
-        """The seeds for which an arm exists; a control has those of its arm."""
-        return self.seeds[:1] if self.arms[arm.partition("~")[0]].seeds == "once" else self.seeds
+        """The seeds for which an arm exists; a control has those of its arm, a checkpoint of the pretraining one."""
+        name, _, kind = arm.partition("~")
+        return self.seeds[:1] if kind.startswith("early-") or self.arms[name].seeds == "once" else self.seeds
 
     def constrained_arms(self) -> list[str]:
-        """The arms that have a constraint, which are those that controls are made for."""
+        """The arms whose feed-forward nets are changed: those with a scope."""
         return [name for name, arm in self.arms.items() if arm.constraint.scope != "none"]
 
+    def claimed_arms(self) -> list[str]:
+        """The arms that robustness is claimed of: constrained, and not only started as if they were."""
+        return [name for name in self.constrained_arms() if self.arms[name].constraint.map != "free"]
+
+    def unconstrained_twins(self, arm: str) -> list[str]:
+        """Arms with the same scope and no constraint (``map: free``), such as ``no_ffn`` and ``abs_free``."""
+        scope = self.arms[arm].constraint.scope
+        free = [name for name in self.constrained_arms() if name not in self.claimed_arms()]
+        return [name for name in free if self.arms[name].constraint.scope == scope]
+
+    def checkpoints(self) -> list[str]:
+        """Labels of the checkpoints on the control curve: shares of the pretraining."""
+        if "early" not in self.controls.kinds or self.model.source != "scratch":
+            return []
+        return [f"{share:g}" for share in sorted(self.base.training.get("milestones", []))]
+
+    def curve_runs(self) -> list[str]:
+        """Checkpoints of the pretraining as run names; one run each, shared by all arms and seeds."""
+        return [f"{self.report.baseline}~early-{label}" for label in self.checkpoints()]
+
     def control_arms(self) -> list[str]:
-        """Controls of equal quality, as arm names ``{arm}~{kind}``."""
-        return [f"{arm}~{kind}" for arm in self.constrained_arms() for kind in self.controls.kinds]
+        """Controls of equal quality, as arm names ``{arm}~{kind}``; a gauge lift keeps the function and needs none."""
+        kinds = [kind for kind in self.controls.kinds if kind != "early"]
+        arms = [name for name in self.claimed_arms() if self.arms[name].constraint.init != "lift"]
+        return [f"{arm}~{kind}" for arm in arms for kind in kinds] + self.curve_runs()
 
     def runs(self) -> list[tuple[str, int]]:
         """Every (arm, seed) that a complete study holds, controls included."""

@@ -75,7 +75,9 @@ class Training:
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass")
     compile: bool = setting(False, "torch.compile of each layer (not on CPU)")
     validation_blocks: int = setting(64, "validation blocks scored at each epoch end", minimum=1)
-    milestones: list[float] = setting([], "shares of the run at which weights are kept for nulls", uniqueItems=True)
+    milestones: list[float] = setting(
+        [], "shares of the run at which weights are kept for the control curve", uniqueItems=True
+    )
     distillation: Distillation = section(Distillation, "learning from the unconstrained teacher")
     faults: Faults = section(Faults, "what training does about numerical trouble")
 

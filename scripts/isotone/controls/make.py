@@ -13,14 +13,13 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from isotone.errors import ConfigurationError
-from isotone.models import family_of, head_of, hidden_states, load_model
+from isotone.models import family_of, head_of, hidden_states
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +38,7 @@ class Null:
     Attributes:
         model: the control, or the untouched reference where no control exists.
         found: false for "not applicable" and "not available"; then ``reason`` says why.
-        setting: what was solved for (temperature, noise scale, or which checkpoint).
+        setting: what was solved for (temperature or noise scale).
         target_nll, reached_nll, reference_nll: validation nats per token.
     """
 
@@ -187,16 +186,6 @@ def _noised(
     return None if scale is None else (noisy(scale), scale)
 
 
-def _early(candidates: Sequence[Path], gap: Callable[..., float]) -> tuple[PreTrainedModel, str] | None:
-    best: tuple[float, PreTrainedModel, str] | None = None
-    for folder in candidates:
-        model = load_model(folder)
-        miss = abs(gap(model))
-        if best is None or miss < best[0]:
-            best = miss, model, folder.name
-    return None if best is None else best[1:]
-
-
 def make_null(
     kind: str,
     reference: PreTrainedModel,
@@ -206,18 +195,17 @@ def make_null(
     *,
     tolerance: float,
     seed: int = 0,
-    candidates: Sequence[Path] = (),
 ) -> Null:
     """A control with the clean loss ``target_nll`` on the given validation blocks.
 
     Args:
-        kind: ``tempered`` (logits divided by T > 1), ``noised`` (seeded Gaussian on weights) or ``early`` (the
-            nearest of ``candidates``, folders of checkpoints).
+        kind: ``tempered`` (logits divided by T > 1), ``noised`` (seeded Gaussian on weights) or ``early`` (a
+            checkpoint as it is: a point of the control curve, which matches no target).
         tolerance: nats per token.
 
     Returns:
-        The control; where none exists (the reference is no better than the target, or there is no
-        checkpoint) the reference itself with ``found`` false and the reason.
+        The control; where none exists (the reference is no better than the target) the reference itself
+        with ``found`` false and the reason.
     """
 
     def gap(model: PreTrainedModel, **options: Any) -> float:
@@ -233,7 +221,7 @@ def make_null(
     elif kind == "noised":
         made, missing = _noised(reference, gap, tolerance, seed), "not applicable: no noise gives this loss"
     elif kind == "early":
-        made, missing = _early(candidates, gap), "not available: no earlier checkpoint of this model"
+        made, missing = (reference, "as it is"), ""
     else:
         raise ConfigurationError(f'nulls.kinds has "{kind}". Choose from {", ".join(KINDS)}.')
     if made is None:

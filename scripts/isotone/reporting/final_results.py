@@ -15,7 +15,8 @@ from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study
 from isotone.records import Json, digest_of, read_json, write_json
-from isotone.reporting.analysis.comparisons import primary, secondary
+from isotone.reporting.analysis.claims import primary
+from isotone.reporting.analysis.comparisons import secondary
 from isotone.reporting.analysis.costs import costs
 from isotone.reporting.analysis.damage import damage
 from isotone.reporting.analysis.gates import gates
@@ -28,7 +29,7 @@ from isotone.reporting.evidence.expected import all_runs, primary_variant
 from isotone.reporting.evidence.read import Evidence, load_evidence, optional_result
 from isotone.reporting.evidence.rows import collector_paused
 
-SCHEMA = "isotone/final_results/1"
+SCHEMA = "isotone/final_results/2"
 
 
 def published_schema() -> Json:
@@ -106,7 +107,7 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
         evidence = load_evidence(study, folder)
         sources = Sources(evidence)
         replays, replayed = transfer(evidence, sources)
-    claims, behind = primary(evidence, sources)
+    cells, verdicts = primary(evidence, sources)
     compared = secondary(evidence, sources, say)
     for entry in compared:
         entry["primary_form"] = entry["variant"] == primary_variant(study, entry["attack"])
@@ -118,8 +119,8 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
         "data": _data(folder),
         "quality": quality(evidence, sources, say),
         "damage": damage(evidence, sources, say),
-        "primary": claims,
-        "null_comparisons": behind,
+        "verdicts": verdicts,
+        "primary": cells,
         "comparisons": compared,
         "gates": gates(evidence, sources, replayed, say),
         "transfer": replays,

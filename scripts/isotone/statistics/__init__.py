@@ -7,7 +7,7 @@ Shape suffixes: N = documents, C = columns that share a resampling, S = seeds, B
 
 from isotone.statistics.bootstrap import bca_columns, bca_mean, bca_ratio, hierarchical
 from isotone.statistics.estimate import Estimate, Test
-from isotone.statistics.means import Components, components, paired_t, sign_flip, sign_flip_floor, two_way, welch_t
+from isotone.statistics.means import Components, components, paired_t, sign_flip, sign_flip_floor, two_way
 from isotone.statistics.multiplicity import adjust
 from isotone.statistics.proportions import cohens_d_paired, cohens_d_pooled, mcnemar, wilson
 from isotone.statistics.survival import Survival, kaplan_meier
@@ -31,6 +31,5 @@ __all__ = [
     "sign_flip",
     "sign_flip_floor",
     "two_way",
-    "welch_t",
     "wilson",
 ]

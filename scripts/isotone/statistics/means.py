@@ -31,13 +31,6 @@ def paired_t(differences_N: Values) -> Test:
     return Test(float(result.statistic), float(result.pvalue), n, "paired t")
 
 
-def welch_t(first_N: Values, second_N: Values) -> Test:
-    """Welch's t test that two independent samples have one mean."""
-    first, second = finite(first_N, "t test", least=2), finite(second_N, "t test", least=2)
-    result = stats.ttest_ind(first, second, equal_var=False)
-    return Test(float(result.statistic), float(result.pvalue), len(first) + len(second), "independent t (Welch)")
-
-
 @functools.lru_cache(maxsize=4)
 def _signs(n: int, draws: int, seed: int) -> np.ndarray:
     """Sign patterns_BN: all of them where they are few, else ``draws`` random ones."""

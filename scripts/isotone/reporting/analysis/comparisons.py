@@ -1,4 +1,4 @@
-"""Arms against the reference and against nulls of equal quality, paired by document and seed."""
+"""Arms against the baseline itself, paired by document and seed: secondary, and no claim of robustness."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 
 from isotone.records import Json
 from isotone.reporting.analysis.numbers import Sources, draw_of, number
-from isotone.reporting.analysis.verdicts import plan, verdict
-from isotone.reporting.evidence.expected import Run, compared_arms, primary_variant
+from isotone.reporting.evidence.expected import Run, compared_arms
 from isotone.reporting.evidence.read import Evidence
 from isotone.statistics import (
     Estimate,
@@ -27,11 +26,12 @@ from isotone.statistics import (
 )
 
 
-def _plain(test: Test) -> Json:
+def plain(test: Test) -> Json:
+    """A test as plain data."""
     return {"statistic": test.statistic, "p": test.p, "n": test.n, "method": test.method}
 
 
-def _claim(differences_SN: np.ndarray, evidence: Evidence) -> tuple[Estimate, Test, str]:
+def claim_of(differences_SN: np.ndarray, evidence: Evidence) -> tuple[Estimate, Test, str]:
     """The interval and test of the claim: new seeds and new documents, or documents alone with one seed."""
     report = evidence.study.report
     if differences_SN.shape[0] > 1 and differences_SN.shape[1] > 1:
@@ -41,16 +41,8 @@ def _claim(differences_SN: np.ndarray, evidence: Evidence) -> tuple[Estimate, Te
     return estimate, sign_flip(column, seed=report.seed), "documents of one training run"
 
 
-def compare(
-    evidence: Evidence, name: str, other: str, attack: str, variant: str, sources: Sources, *, family: int = 1
-) -> Json | None:
-    """J of ``other`` minus J of ``name``: positive where ``name`` is the more robust.
-
-    None where the two share no seed (a null that could not be made).
-
-    Args:
-        family: how many comparisons are corrected for together, which sample sizes have to allow for.
-    """
+def compare(evidence: Evidence, name: str, other: str, attack: str, variant: str, sources: Sources) -> Json | None:
+    """J of ``other`` minus J of ``name``: positive where ``name`` is the more robust; None where they share no seed."""
     seeds = evidence.common_seeds(name, other)
     if not seeds or variant not in evidence.variants(other, attack) or variant not in evidence.variants(name, attack):
         return None
@@ -59,7 +51,7 @@ def compare(
     other_SN = evidence.matrix(other, attack, variant, "J", seeds)
     differences_SN = other_SN - own_SN
     by_document, by_seed = differences_SN.mean(0), differences_SN.mean(1)
-    estimate, test, scope = _claim(differences_SN, evidence)
+    estimate, test, scope = claim_of(differences_SN, evidence)
     rows = sources.attack([Run(which, seed) for which in (name, other) for seed in seeds], attack)
     options = draw_of(report)
     several, documents = len(seeds) > 1, len(by_document)
@@ -80,27 +72,21 @@ def compare(
         "scope": scope,
         "difference": number(estimate, "nats/token", rows, seeds=len(seeds), documents=documents),
         "bootstrap": {key: number(value, "nats/token", rows) for key, value in bootstraps.items()},
-        "tests": {key: _plain(value) for key, value in tests.items()},
+        "tests": {key: plain(value) for key, value in tests.items()},
         "seed_floor": sign_flip_floor(len(seeds)) if several else None,
         "per_seed": {str(seed): float(value) for seed, value in zip(seeds, by_seed, strict=True)},
         "d_paired": cohens_d_paired(by_document) if documents > 1 else None,
         "d_pooled": cohens_d_pooled(other_SN.mean(0), own_SN.mean(0)) if documents > 1 else None,
-        "plan": plan(
-            differences_SN,
-            smallest_effect=report.smallest_effect,
-            power=report.power,
-            alpha=(1 - report.confidence) / family,
-        ),
     }
     entry["success"] = {}
     for threshold in report.thresholds:
         result = mcnemar(other_SN[0] > threshold, own_SN[0] > threshold)
-        entry["success"][f"{threshold:g}"] = {"seed": seeds[0], "table": result.table, **_plain(result.test)}
+        entry["success"][f"{threshold:g}"] = {"seed": seeds[0], "table": result.table, **plain(result.test)}
     return entry
 
 
 def secondary(evidence: Evidence, sources: Sources, say: Callable[[str], None] = lambda text: None) -> list[Json]:
-    """Every arm against the reference, every attack and form; p by Benjamini-Hochberg over the whole grid."""
+    """Every arm against the baseline, every attack and form; p by Benjamini-Hochberg over the whole grid."""
     found = []
     for name in compared_arms(evidence.study):
         say(f"comparing {name} with {evidence.study.report.baseline}")
@@ -115,62 +101,3 @@ def secondary(evidence: Evidence, sources: Sources, say: Callable[[str], None] =
     for cell, p in zip(grid, adjust([cell["p"] for cell in grid], "bh"), strict=True):
         cell["p_adjusted"] = p
     return found
-
-
-def _excess(arm: str, attack: str, found: list[Json], missing: dict[str, str]) -> Json:
-    """The smallest gain over all nulls that could be made: a claim must hold against each of them."""
-    worst = min(found, key=lambda entry: entry["difference"]["value"])
-    difference = dict(worst["difference"])
-    lows = [entry["difference"]["interval"][0] for entry in found if entry["difference"]["interval"]]
-    if difference["interval"] and lows:
-        difference["interval"] = [min(lows), difference["interval"][1]]
-    values = {entry["against"].partition("~")[2]: entry["difference"]["value"] for entry in found}
-    return {
-        "arm": arm,
-        "attack": attack,
-        "variant": worst["variant"],
-        "against": worst["against"],
-        "scope": worst["scope"],
-        "excess": difference,
-        "p": max(entry["tests"]["claim"]["p"] for entry in found),
-        "nulls": values,
-        "unavailable": missing,
-        "seed_floor": worst["seed_floor"],
-        "per_seed": worst["per_seed"],
-        "plan": worst["plan"],
-        "d_paired": worst["d_paired"],
-    }
-
-
-def primary(evidence: Evidence, sources: Sources) -> tuple[list[Json], list[Json]]:
-    """Excess of each constrained arm over its nulls, Holm over all; and the comparisons behind it."""
-    study = evidence.study
-    claims, behind = [], []
-    attacked = [name for name in study.attacks.run if name in study.controls.attacks]
-    family = max(1, len(study.constrained_arms()) * len(attacked))
-    for arm in study.constrained_arms():
-        missing = {
-            run.kind: reason
-            for run, reason in evidence.unavailable.items()
-            if run.arm == arm and not evidence.runs_of(run.name)
-        }
-        for attack in attacked:
-            variant = primary_variant(study, attack)
-            pairs = [
-                compare(evidence, arm, f"{arm}~{kind}", attack, variant, sources, family=family)
-                for kind in study.controls.kinds
-            ]
-            found = [pair for pair in pairs if pair]
-            behind += found
-            if found:
-                claims.append(_excess(arm, attack, found, missing))
-    for claim, p in zip(claims, adjust([claim["p"] for claim in claims], "holm"), strict=True):
-        claim["p_adjusted"], claim["adjustment"] = p, f"Holm over {len(claims)} primary comparisons"
-        claim["verdict"] = verdict(
-            claim["excess"]["value"],
-            claim["excess"]["interval"],
-            p,
-            confidence=study.report.confidence,
-            smallest_effect=study.report.smallest_effect,
-        )
-    return claims, behind

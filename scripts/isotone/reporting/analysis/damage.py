@@ -20,6 +20,15 @@ UNITS = {
     "clean_nll": "nats/token",
     "top1_agreement": "share of positions",
     "reference_degradation": "relative rise of the total loss",
+    "changed_predictions": "predictions/flip",
+    "accuracy_lost": "hits/flip",
+    "damage": "nats/flip",
+    "near": "nats/flip",
+    "far": "nats/flip",
+    "J_cal": "nats/token",
+    "damage_cal": "nats/flip",
+    "near_cal": "nats/flip",
+    "far_cal": "nats/flip",
 }
 REFERENCE_SUCCESS = 0.15  # the first study's threshold: relative rise of the total loss
 

@@ -21,6 +21,19 @@ from isotone.errors import ConfigurationError, InputOutputError
 
 MEASURES = ("J", "self", "total", "clean_nll", "tokens", "top1_agreement", "kl", "reference_degradation")
 REQUIRED = ("J", "clean_nll", "tokens")
+# Derived here, per changed token: no window and, where recalibrated (`_cal`), no temperature moves them.
+DERIVED = (
+    "damage",
+    "near",
+    "far",
+    "changed_predictions",
+    "accuracy_lost",
+    "J_cal",
+    "damage_cal",
+    "near_cal",
+    "far_cal",
+)
+NEAR = 5  # tokens behind a change that count as near
 
 
 @dataclass
@@ -28,7 +41,7 @@ class AttackRows:
     """One attack in one form on one run.
 
     Attributes:
-        columns: measure name to array_N; a measure that some row lacks is left out.
+        columns: measure name to array_N; a measure that some row lacks is left out; see `DERIVED`.
         curve_NK: J at each point of the budget, or None; a document whose attack
             ended early keeps its last value.
         flips_K: changed tokens at each of these points.
@@ -36,7 +49,6 @@ class AttackRows:
         ledger: sums over documents of what the attack spent.
         distance: (lo, hi) behind the change to (sum of rises, tokens).
         predicted, exact: rises in nats, estimated and measured, of all accepted steps.
-        step_document: which document each of those steps belongs to.
     """
 
     documents: list[str]
@@ -48,7 +60,6 @@ class AttackRows:
     distance: dict[tuple[int, int], tuple[float, float]]
     predicted: np.ndarray
     exact: np.ndarray
-    step_document: np.ndarray
     digest: str
 
 
@@ -127,6 +138,41 @@ def _pad(curves: list[list[float]]) -> np.ndarray:
     return np.array([curve + curve[-1:] * (width - len(curve)) for curve in curves], dtype=np.float64)
 
 
+def _by_distance(row: dict[str, Any], J: float, kept: float, changes: int) -> dict[str, float]:
+    """Summed rise over unchanged tokens per change: all, near (1 to 5 tokens behind) and far."""
+    total = J * kept / changes
+    found = {"damage": total}
+    bins = [part for part in row.get("distance") or [] if part.get("tokens")]
+    if bins and not row.get("trigger"):
+        near = sum(part["J"] * part["tokens"] for part in bins if part["hi"] <= NEAR) / changes
+        found |= {"near": near, "far": total - near}
+    return found
+
+
+def _derived(row: dict[str, Any], kept_row: dict[str, Any]) -> dict[str, float]:
+    """Damage per changed token; an attack that changed nothing did none.
+
+    A trigger stands in front, so that every text token is unchanged, and counts by its length.
+    """
+    flips = row.get("flips")
+    trigger = row.get("trigger")
+    if flips is None and not trigger:
+        return {}
+    changes = max(1, len(trigger or flips or []))
+    kept = kept_row["tokens"] - (0 if trigger else len(flips or []))
+    found = {"changes": float(len(trigger or flips or []))} | _by_distance(row, kept_row["J"], kept, changes)
+    if "top1_agreement" in kept_row:
+        found["changed_predictions"] = (1 - kept_row["top1_agreement"]) * kept / changes
+    if row.get("accuracy") is not None and row.get("clean_accuracy") is not None:
+        found["accuracy_lost"] = (row["clean_accuracy"] - row["accuracy"]) * kept / changes
+    calibrated = row.get("calibrated")
+    if calibrated:
+        both = calibrated | {"trigger": trigger}
+        found |= {f"{key}_cal": value for key, value in _by_distance(both, calibrated["J"], kept, changes).items()}
+        found["J_cal"] = calibrated["J"]
+    return found
+
+
 def _slim(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
     kept: dict[str, Any] = {"document": str(row.get("document"))}
     for key in REQUIRED:
@@ -134,6 +180,7 @@ def _slim(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
     for key in MEASURES:
         if key not in kept and row.get(key) is not None:
             kept[key] = _number(row, key, path, number)
+    kept |= _derived(row, kept)
     kept["curve"] = _curve(row)
     kept["ledger"] = row.get("ledger") or {}
     kept["distance"] = row.get("distance") or []
@@ -145,7 +192,7 @@ def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
     rows.sort(key=lambda row: row["document"])
     columns = {
         key: np.array([row[key] for row in rows], dtype=np.float64)
-        for key in MEASURES
+        for key in (*MEASURES, "changes", *DERIVED)
         if all(key in row for row in rows)
     }
     curves = [row["curve"] for row in rows]
@@ -171,7 +218,6 @@ def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
         distance=dict(sorted(distance.items())),
         predicted=np.array([value for count, row in steps for value in row["predicted"][:count]], dtype=np.float64),
         exact=np.array([value for count, row in steps for value in row["exact"][:count]], dtype=np.float64),
-        step_document=np.repeat(np.arange(len(rows)), [count for count, _ in steps]),
         digest=digest,
     )
 

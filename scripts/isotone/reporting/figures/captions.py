@@ -8,13 +8,12 @@ from isotone.records import Json
 def captions(document: Json) -> list[tuple[str, str, str]]:
     """(name, title, caption) of every figure that a study can have."""
     results = document["results"]
-    small = results["settings"]["report"]["smallest_effect"]
     found = [
         (
             "excess",
-            "Excess robustness",
-            "J of the control of equal quality minus J of the arm, with the interval of the claim. Right of zero: more robust "
-            f"than an equally good model. Grey: differences below {small:g} nats per token, declared not to matter.",
+            "Every arm against every control",
+            "Control minus arm per changed token, with the interval of the claim: changed predictions (left) and recalibrated damage (right). "
+            "Right of zero: more robust than that control. Grey: differences declared not to matter. Crossed out: not of equal quality.",
         ),
         (
             "quality_robustness",

@@ -9,36 +9,36 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from isotone.records import Json
+from isotone.reporting.analysis.outcomes import CLAIMED
+from isotone.reporting.analysis.verdicts import UNEQUAL
 from isotone.reporting.figures.choice import in_order, main_form
 from isotone.reporting.figures.style import COLUMN, PAGE, canvas, grid_of, look, shared_legend, whiskers
 
 
 def excess(results: Json) -> Any:
-    """Excess robustness over the nulls, one line per claim."""
-    claims = results["primary"]
-    if not claims:
+    """Both outcomes of the claim, one line per arm, attack and control."""
+    cells = results["primary"]
+    if not cells:
         return None
-    arms = results["arms"]
-    figure, axes = canvas(height=0.75 + 0.24 * len(claims))
-    small = results["settings"]["report"]["smallest_effect"]
-    axes.axvspan(-small, small, color="#eeeeee", zorder=0)
-    axes.axvline(0, color="#555555", linewidth=0.8)
-    for row, claim in enumerate(claims):
-        style = look(arms, claim["arm"])
-        axes.errorbar(
-            claim["excess"]["value"],
-            row,
-            xerr=whiskers(claim["excess"]),
-            fmt=style["marker"],
-            color=style["color"],
-            capsize=2,
-            linewidth=1,
-        )
-    axes.set_yticks(range(len(claims)), [f"{claim['arm']}, {claim['attack']}" for claim in claims])
-    axes.set_ylim(len(claims) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel("excess robustness, nats/token")
+    report = results["settings"]["report"]
+    figure, grid = canvas(1, len(CLAIMED), width=PAGE, height=0.8 + 0.2 * len(cells), squeeze=False)
+    for axes, outcome in zip(grid.flat, CLAIMED, strict=True):
+        axes.axvspan(-report[outcome.margin], report[outcome.margin], color="#eeeeee", zorder=0)
+        axes.axvline(0, color="#555555", linewidth=0.8)
+        for row, cell in enumerate(cells):
+            style, number = look(results["arms"], cell["arm"]), cell["outcomes"][outcome.column]["difference"]
+            marker = "x" if cell["verdict"] == UNEQUAL else style["marker"]
+            axes.errorbar(
+                number["value"], row, xerr=whiskers(number), fmt=marker, color=style["color"], capsize=2, linewidth=1
+            )
+        axes.set_ylim(len(cells) - 0.5, -0.5)
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.set_xlabel(outcome.title)
+    names = [f"{cell['arm']}, {cell['attack']}: {cell['control']}" for cell in cells]
+    grid.flat[0].set_yticks(range(len(cells)), names)
+    for axes in grid.flat[1:]:
+        axes.set_yticks(range(len(cells)), [""] * len(cells))
     return figure
 
 

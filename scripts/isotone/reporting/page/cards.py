@@ -43,7 +43,7 @@ def card(document: Json, arm: str, seed: int) -> str:
         form = main_form(forms, attack)
         lines.append(f"| damage J, {attack} ({form.replace('_', ' ')}) | {text_of(forms[form]['J'])} | nats/token |")
     lines += ["", "## Robustness", ""]
-    claims = [claim for claim in results["primary"] if claim["arm"] == arm]
+    claims = [entry for entry in results["verdicts"] if entry["arm"] == arm]
     wanted = [sentence for sentence in results["summary"]["robustness"] if sentence.startswith(f"{arm} under ")]
     lines += wanted if claims else ["No comparison with a control of equal quality was made for this arm."]
     lines += [

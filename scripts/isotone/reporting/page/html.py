@@ -41,12 +41,12 @@ STATES = {
     "conditional": "none",
     "violated": "bad",
     "not_monotone_by_design": "none",
-    "effect": "good",
-    "opposite": "bad",
-    "no effect": "none",
-    "underpowered": "none",
+    "more robust": "good",
+    "less robust": "bad",
+    "depends on the control": "bad",
+    "the outcomes disagree": "bad",
 }
-STATE_COLUMNS = ("state", "verdict")
+STATE_COLUMNS = ("state", "verdict", "word")
 
 
 def _template_text(name: str) -> str:
@@ -162,7 +162,7 @@ def render(document: Json, folder: Path) -> str:
             sentences=[
                 ("Robustness against controls of equal quality", words["robustness"]),
                 ("Clean quality", words["quality"]),
-                ("Against the reference itself", words["against_reference"]),
+                ("Against the baseline itself", words["against_baseline"]),
                 ("Limits", words["limits"]),
                 ("The text", words["text"]),
                 ("Success criteria that runs broke", broken_criteria(document)),

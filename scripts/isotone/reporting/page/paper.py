@@ -9,6 +9,7 @@ from typing import Any
 from isotone.attacks.registry import SPECS
 from isotone.config.schema import parse
 from isotone.records import Json
+from isotone.reporting.analysis.words import WORDS
 from isotone.reporting.page.references import REFERENCES
 from isotone.reporting.tables.table import is_number, latex_text
 from isotone.statistics.estimate import percent
@@ -55,7 +56,9 @@ def numbers_tex(document: Json) -> str:
     """
     results = document["results"]
     found = _walk(results["quality"], ("quality",)) + _walk(results["damage"], ("damage",))
-    found += [((("excess", claim["arm"], claim["attack"])), claim["excess"]) for claim in results["primary"]]
+    for cell in results["primary"]:
+        place = cell["arm"], cell["attack"], cell["control"]
+        found += [(("excess", *place, outcome), entry["difference"]) for outcome, entry in cell["outcomes"].items()]
     found += [
         (("difference", entry["arm"], entry["attack"], entry["variant"]), entry["difference"])
         for entry in results["comparisons"]
@@ -70,9 +73,14 @@ def numbers_tex(document: Json) -> str:
         if seen.setdefault(name, path) != path:
             raise ValueError(f"the numbers {path} and {seen[name]} would both be called {name}")
         lines += _lines(name, number, 2 if "perplexity" in path[-1] else 3)
-    for claim in results["primary"]:
-        name = macro_name("p", claim["arm"], claim["attack"])
-        lines.append(rf"\newcommand{{\{name}}}{{{claim['p_adjusted']:.3g}}} % {claim['adjustment']}")
+    for cell in results["primary"]:
+        if cell["p_adjusted"] is not None:
+            name = macro_name("p", cell["arm"], cell["attack"], cell["control"])
+            lines.append(rf"\newcommand{{\{name}}}{{{cell['p_adjusted']:.3g}}} % {cell['adjustment']}")
+    for entry in results["verdicts"]:
+        lines.append(
+            rf"\newcommand{{\{macro_name('verdict', entry['arm'], entry['attack'])}}}{{{WORDS[entry['word']]}}}"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -120,9 +128,11 @@ def methods_tex(document: Json) -> str:
         f"{training['global_batch']} sequences of {training['length']} tokens) unless its own settings say otherwise, from "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}), which change the order of the samples only.",
         *_attack_sentences(settings),
-        f"Controls of equal quality ({', '.join(settings['controls']['kinds']) or 'none'}) are made from the baseline to match the clean "
-        f"loss of each constrained arm within {settings['controls']['tolerance']:g} nats per token; the primary comparison is the smallest "
-        "excess of J over them.",
+        f"Controls of equal quality ({', '.join(settings['controls']['kinds']) or 'none'}) are made from the baseline without the constraint, "
+        "at each constrained arm's clean loss on the attacked text; a curve of earlier checkpoints is read off at that loss. An arm is more "
+        "(or less) robust only if changed predictions and recalibrated damage, both per changed token, say so against every control; it is "
+        f"equivalent if all intervals lie within {settings['report']['smallest_change']:g} predictions and "
+        f"{settings['report']['smallest_effect']:g} nats per changed token; else the verdict depends on the control.",
         f"Differences are paired by document and seed. With several seeds intervals and tests treat seeds and documents as crossed "
         f"random factors (two-way variance, Cochran and Cox's critical values \\cite{{cochran1957}}); intervals over documents are "
         f"BCa bootstrap \\cite{{efron1987}} with {report['resamples']} resamples at {percent(report['confidence'])}. Primary p values are "

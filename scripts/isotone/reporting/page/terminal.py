@@ -46,7 +46,7 @@ def terminal_summary(document: Json) -> str:
     for heading, key in (
         ("Robustness against controls of equal quality", "robustness"),
         ("Clean quality", "quality"),
-        ("Against the reference itself", "against_reference"),
+        ("Against the baseline itself", "against_baseline"),
         ("Limits", "limits"),
         ("The text", "text"),
     ):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from isotone.errors import ConfigurationError
 from isotone.records import Json, whole_folder
+from isotone.reporting.analysis.outcomes import CLAIMED
+from isotone.reporting.analysis.words import WORDS
 from isotone.reporting.figures.choice import main_form
 from isotone.reporting.final_results import read
 from isotone.reporting.tables.table import Cell, Column, Table, to_csv, to_latex
 
 
 def comparison(documents: Sequence[Json]) -> list[Table]:
-    """Quality with damage per arm, and excess robustness per claim, one line per study.
+    """Quality with damage per arm, and every arm against every control, one line per study.
 
     Nothing is pooled over studies: they differ in model, corpus and budgets, which stand beside.
 
@@ -47,17 +49,19 @@ def comparison(documents: Sequence[Json]) -> list[Table]:
                 forms = results["damage"][arm].get(attack)
                 row[attack] = forms[main_form(forms, attack)]["J"] if forms else None
             arms.append(row)
-        for claim in results["primary"]:
+        for cell in results["primary"]:
+            outcomes = {outcome.column: cell["outcomes"][outcome.column]["difference"] for outcome in CLAIMED}
             claims.append(
                 {
                     "study": results["study"],
                     "parameters": total,
-                    "arm": claim["arm"],
-                    "attack": claim["attack"],
-                    "excess": claim["excess"],
-                    "p_adjusted": claim["p_adjusted"],
-                    "verdict": claim["verdict"].replace("_", " "),
-                    "seeds": claim["excess"]["seeds"],
+                    "arm": cell["arm"],
+                    "attack": cell["attack"],
+                    "control": cell["control"],
+                    **outcomes,
+                    "p_adjusted": cell["p_adjusted"],
+                    "verdict": WORDS[cell["verdict"]],
+                    "seeds": outcomes[CLAIMED[0].column]["seeds"],
                 }
             )
     shared = [Column("study", "study"), Column("parameters", "parameters"), Column("arm", "arm")]
@@ -68,22 +72,23 @@ def comparison(documents: Sequence[Json]) -> list[Table]:
         Column("cost", "rise, nats/token"),
     ]
     quality += [Column(attack, f"J {attack}") for attack in attacks]
-    excess = [
+    cells = [
         *shared,
         Column("attack", "attack"),
-        Column("excess", "excess, nats/token"),
+        Column("control", "control"),
+        *[Column(outcome.column, outcome.title, 2) for outcome in CLAIMED],
         Column("p_adjusted", "p (Holm, per study)", 4),
     ]
-    excess += [Column("verdict", "verdict"), Column("seeds", "seeds")]
+    cells += [Column("verdict", "verdict"), Column("seeds", "seeds")]
     note = "bits/byte is the one measure of quality that compares across tokenizers. Studies are listed, never pooled."
     return [
         Table("studies", "Quality and damage across studies", note, quality, arms),
-        Table("excess", "Excess robustness across studies", note, excess, claims),
+        Table("verdicts", "Verdicts across studies", note, cells, claims),
     ]
 
 
 def compare_studies(paths: Sequence[Path], out: Path) -> list[Table]:
-    """Read several final_results.json and write studies.csv, excess.csv and their LaTeX into ``out``."""
+    """Read several final_results.json and write studies.csv, verdicts.csv and their LaTeX into ``out``."""
     tables = comparison([read(path) for path in paths])
     with whole_folder(out) as part:
         for table in tables:

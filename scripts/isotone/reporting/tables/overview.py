@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isotone.records import Json
+from isotone.reporting.analysis.words import WORDS
 from isotone.reporting.figures.choice import in_order, main_form
 from isotone.reporting.tables.table import Cell, Column, Table
 
@@ -12,8 +13,8 @@ def screening(results: Json) -> Table:
     settings = results["settings"]
     protocol, attacks = settings["perplexity"]["protocols"][0], settings["attacks"]["run"]
     verdicts: dict[str, list[str]] = {}
-    for claim in results["primary"]:
-        verdicts.setdefault(claim["arm"], []).append(f"{claim['attack']}: {claim['verdict'].replace('_', ' ')}")
+    for claim in results["verdicts"]:
+        verdicts.setdefault(claim["arm"], []).append(f"{claim['attack']}: {WORDS[claim['word']]}")
     rows: list[dict[str, Cell]] = []
     for arm in results["arms"]:
         constraint = settings["arms"][arm]["constraint"]

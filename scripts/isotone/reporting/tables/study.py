@@ -8,6 +8,7 @@ from typing import Any
 from isotone.records import Json, whole_folder
 from isotone.reporting.figures.choice import in_order
 from isotone.reporting.page.paper import write_paper
+from isotone.reporting.tables import robustness
 from isotone.reporting.tables.overview import by_seed, screening
 from isotone.reporting.tables.published import first_study, first_study_t5
 from isotone.reporting.tables.runs import costs, training
@@ -31,7 +32,7 @@ def _quality(results: Json) -> Table:
         Column("token_perplexity", "token perplexity", 2),
         Column("bits_per_byte", "bits/byte"),
         Column("word_perplexity", "word perplexity", 1),
-        Column("cost", "rise against reference, nats/token"),
+        Column("cost", "rise against the baseline, nats/token"),
         Column("documents", "documents"),
         Column("excluded", "excluded"),
     ]
@@ -41,6 +42,7 @@ def _quality(results: Json) -> Table:
 
 def _attacks(results: Json) -> Table:
     rows: Rows = []
+    window = results["settings"]["attacks"]["shared"]["window"]
     for name in in_order(results, results["damage"]):
         attacks = results["damage"][name]
         for attack, variants in attacks.items():
@@ -51,7 +53,7 @@ def _attacks(results: Json) -> Table:
                         "arm": name,
                         "attack": attack,
                         "variant": variant,
-                        **{key: entry.get(key) for key in ("J", "self", "total", "top1_agreement", "reference_degradation", "reference_success")},
+                        **{key: entry.get(key) for key in ("changed_predictions", "damage_cal", "top1_agreement", "accuracy_lost", "J_cal", "J", "near", "far", "self", "total", "reference_degradation", "reference_success")},
                         "forward_tokens": ledger.get("forward_tokens"),
                         "backward_tokens": ledger.get("backward_tokens"),
                     }
@@ -60,16 +62,25 @@ def _attacks(results: Json) -> Table:
         Column("arm", "arm"),
         Column("attack", "attack"),
         Column("variant", "form"),
-        Column("J", "J, nats/token"),
+        Column("changed_predictions", "changed predictions per flip", 2),
+        Column("damage_cal", "damage per flip, recalibrated", 2),
+        Column("top1_agreement", "same top token"),
+        Column("accuracy_lost", "hits lost per flip", 2),
+        Column("J_cal", f"J@{window} recalibrated"),
+        Column("J", f"J@{window}, nats/token"),
+        Column("near", "near, nats/flip", 2),
+        Column("far", "far, nats/flip", 2),
         Column("self", "self"),
         Column("total", "total"),
-        Column("top1_agreement", "same top token"),
         Column("reference_degradation", "relative rise of total loss"),
         Column("reference_success", "share above 15 %"),
         Column("forward_tokens", "forward tokens"),
         Column("backward_tokens", "backward tokens"),
     ]
-    note = "J is the mean rise of the loss of unchanged tokens; the last two measures are the first study's definition, kept for comparison only."
+    note = (
+        f"J@{window}: mean rise of the loss of unchanged tokens in a window of {window} tokens; near: 1 to 5 tokens behind a change; "
+        "recalibrated: each model at its own best temperature. The relative rise and its share are the published definition, for comparison."
+    )
     return Table("attacks", "Damage by attack and arm", note, columns, rows)
 
 
@@ -90,47 +101,10 @@ def _success(results: Json) -> Table:
     return Table("success", "Documents broken, by threshold", note, columns, rows)
 
 
-def _primary(results: Json) -> Table:
-    rows: Rows = [
-        {
-            "arm": claim["arm"],
-            "attack": claim["attack"],
-            "against": claim["against"],
-            "excess": claim["excess"],
-            "p": claim["p"],
-            "p_adjusted": claim["p_adjusted"],
-            "d_paired": claim["d_paired"],
-            "seeds": claim["excess"]["seeds"],
-            "documents": claim["excess"]["documents"],
-            "seed_floor": claim["seed_floor"],
-            "verdict": claim["verdict"].replace("_", " "),
-        }
-        for claim in results["primary"]
-    ]
-    columns = [
-        Column("arm", "arm"),
-        Column("attack", "attack"),
-        Column("against", "nearest control"),
-        Column("excess", "excess robustness, nats/token"),
-        Column("verdict", "verdict"),
-        Column("p", "p", 4),
-        Column("p_adjusted", "p (Holm)", 4),
-        Column("d_paired", "d", 2),
-        Column("seeds", "seeds"),
-        Column("documents", "documents"),
-        Column("seed_floor", "sign-flip floor", 4),
-    ]
-    note = (
-        "Excess = J of the control minus J of the arm, smallest over the controls; positive: the arm is more robust than an equally good model. "
-        "Verdicts: effect, more robust; opposite, less robust; no effect, the interval lies inside what does not matter; underpowered, cannot tell."
-    )
-    return Table("primary", "Primary comparison: excess over controls of equal quality", note, columns, rows)
-
-
 def _comparisons(results: Json) -> Table:
     middle = sorted(results["settings"]["report"]["thresholds"])[len(results["settings"]["report"]["thresholds"]) // 2]
     rows: Rows = []
-    for entry in results["comparisons"] + results["null_comparisons"]:
+    for entry in results["comparisons"]:
         cell = entry["success"][f"{middle:g}"]
         rows.append(
             {
@@ -230,7 +204,8 @@ def all_tables(document: Json) -> list[Table]:
     """
     results = document["results"]
     tables = [
-        _primary(results),
+        robustness.verdicts(results),
+        robustness.primary(results),
         screening(results),
         _quality(results),
         by_seed(results),
