@@ -8,6 +8,7 @@ Several seeds only: with one seed, intervals come from a bootstrap whose draws c
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -41,7 +42,7 @@ def on_curve(points: list[dict[str, np.ndarray]], arm: dict[str, np.ndarray], ke
     """The curve's outcome at the arm's loss, linearised per document; None outside the curve."""
     points = sorted(points, key=lambda point: float(point["clean"].mean()))
     loss = arm["clean"].mean()
-    for one, two in zip(points, points[1:], strict=False):
+    for one, two in itertools.pairwise(points):
         low, high = one["clean"].mean(), two["clean"].mean()
         if low <= loss <= high:
             w = (loss - low) / (high - low)

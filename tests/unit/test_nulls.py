@@ -203,5 +203,5 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     assert not program(root, "null", ["--settings", early, *without, "--tokenizer", base], monkeypatch)
     assert read_json(paths["train.json"])["result"]["null"]["found"]
     assert records.folder_digest(paths["model"], "*.safetensors") == records.folder_digest(start, "*.safetensors")
-    with pytest.raises(ConfigurationError, match="a checkpoint .early. matches none"):
+    with pytest.raises(ConfigurationError, match=r"a checkpoint \(early\) matches none"):
         program(root, "null", ["--settings", early, *both], monkeypatch)

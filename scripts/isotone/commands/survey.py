@@ -226,6 +226,11 @@ def _last(text: Any) -> str:
     return (str(text or "").strip().splitlines() or [""])[-1]
 
 
+def _rule_of(arm: str) -> str:
+    """The rule that makes a run."""
+    return "early" if "~early-" in arm else "null" if "~" in arm else "train"
+
+
 def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
     """Look at a study's folder once.
 
@@ -243,7 +248,7 @@ def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
         )
     for arm, seed in study.runs():
         name, log = f"{arm}/seed-{seed}", folder / f"logs/{'null' if '~' in arm else 'train'}/{arm}-seed-{seed}.log"
-        job = job_of(jobs, "null" if "~" in arm else "train", f"{arm}-{seed}")
+        job = job_of(jobs, _rule_of(arm), f"{arm}-{seed}")
         runs.append(survey_run(name, folder / "runs" / arm / f"seed-{seed}", states.get(name), log, now, job))
     steps = expected_steps(study, folder)
     for step in steps:

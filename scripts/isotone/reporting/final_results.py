@@ -80,7 +80,7 @@ def _training(evidence: Evidence) -> Json:
 
 
 def _triggers(evidence: Evidence) -> Json:
-    found = {}
+    found: Json = {}
     for run in all_runs(evidence.study):
         for attack in evidence.study.attacks_of(run.name):
             marker = evidence.markers.get(f"{run.folder}/attacks/{attack}.json")

@@ -10,7 +10,7 @@ from isotone.config.report import Report
 from isotone.records import Json
 from isotone.reporting.analysis.comparisons import claim_of, plain
 from isotone.reporting.analysis.numbers import Sources, number
-from isotone.reporting.analysis.outcomes import BESIDE, CLAIMED
+from isotone.reporting.analysis.outcomes import BESIDE, CLAIMED, margins
 from isotone.reporting.analysis.verdicts import UNEQUAL, against_one, joint_p, over_all, plan, side
 from isotone.reporting.evidence.expected import Run, primary_variant
 from isotone.reporting.evidence.read import Evidence
@@ -62,7 +62,7 @@ def _equal(evidence: Evidence, arm: str, baseline: dict[int, Run]) -> bool:
         for attack in evidence.study.controls.attacks
         if attack in evidence.study.attacks.run and pairs
     ]
-    return bool(apart) and max(map(abs, apart)) <= evidence.study.report.mismatch
+    return bool(apart) and float(np.abs(apart).max()) <= evidence.study.report.mismatch
 
 
 def _clean(evidence: Evidence, run: Run, attack: str) -> float:
@@ -116,7 +116,7 @@ def _cell(evidence: Evidence, arm: str, control: Control, attack: str, sources: 
     outcomes: Json = {}
     for outcome in CLAIMED:
         differences_SN, difference, test = measured(outcome.column, outcome.unit)
-        margin = outcome.margin_of(report)
+        margin = margins(report)[outcome.column]
         outcomes[outcome.column] = {
             "difference": difference,
             "margin": margin,

@@ -28,10 +28,6 @@ class Outcome:
     words: str
     margin: str
 
-    def margin_of(self, report: Report) -> float:
-        """The difference that matters, in ``unit``."""
-        return float(getattr(report, self.margin))
-
 
 # A claim needs both: neither can be moved by a temperature.
 PREDICTIONS = Outcome(
@@ -39,6 +35,12 @@ PREDICTIONS = Outcome(
 )
 DAMAGE = Outcome("damage_cal", "nats/flip", "damage per flip, recalibrated", "damage in nats", "smallest_effect")
 CLAIMED = (PREDICTIONS, DAMAGE)
+
+
+def margins(report: Report) -> dict[str, float]:
+    """The difference that matters, in the unit of each outcome that a claim needs."""
+    return {PREDICTIONS.column: report.smallest_change, DAMAGE.column: report.smallest_effect}
+
 
 # Printed beside them, never claimed.
 BESIDE = {
