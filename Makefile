@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 # An installed but stopped Slurm makes every Snakemake start wait for it; local runs need none.
 LOCAL := SLURM_CONF=/dev/null PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help env run smoke test check format clean soak slurm-lab slurm-lab-down archive schema
+.PHONY: help env run plan smoke test check format clean soak slurm-lab slurm-lab-down archive schema
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,6 +24,10 @@ env: $(READY)  ## create .venv with the locked packages
 
 run: $(READY)  ## the whole embedded study: results/kjv/report.html
 	@$(LOCAL) $(BIN)/python scripts/run_study.py config/config.yaml
+
+plan: $(READY)  ## what CONFIG (default config/config.yaml) would run, and what it costs
+	@$(LOCAL) $(BIN)/snakemake -n --configfile $(or $(CONFIG),config/config.yaml)
+	@$(BIN)/isotone estimate --configfile $(or $(CONFIG),config/config.yaml)
 
 smoke: $(READY)  ## every stage on a very small model, under 90 seconds
 	@$(LOCAL) $(BIN)/python scripts/run_study.py config/smoke.yaml

@@ -15,6 +15,7 @@ from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
+from isotone.layout import of_study
 from isotone.planning.preflight import check_study
 from isotone.provenance import code_digest
 from isotone.records import canonical_json
@@ -40,6 +41,7 @@ def checked_study():
 
 
 study = checked_study()
+LAYOUT = of_study(study.study)
 
 os.environ.update(
     {
@@ -66,14 +68,14 @@ os.environ.update(
 
 def in_study(path):
     """A path below the results of this study."""
-    return f"results/{study.study}/{path}"
+    return LAYOUT.at(path)
 
 
 def save_configuration():
     """Keep the merged configuration beside the results: a record, never an input."""
     from isotone.records import whole_file
 
-    with whole_file(Path(in_study("config.yaml"))) as file:
+    with whole_file(Path(LAYOUT.configuration)) as file:
         yaml.safe_dump(as_mapping(study), file, sort_keys=False)
 
 
@@ -123,7 +125,7 @@ def arms_like(constrained):
 def attack_markers():
     """The marker of every attack on every run."""
     return [
-        in_study(f"runs/{arm}/seed-{seed}/attacks/{attack}.json")
+        LAYOUT.run(arm, seed).attack(attack).marker
         for arm, seed in study.runs()
         for attack in study.attacks_of(arm)
     ]
@@ -131,20 +133,18 @@ def attack_markers():
 
 def run_files():
     """All that the aggregate reads of the runs, from the configuration and not from the disk."""
-    names = ["train.json", "certificate.json", "history.csv", "perplexity.json"]
-    if study.order_preservation.run:
-        names.append("order.json")
-    return [
-        in_study(f"runs/{arm}/seed-{seed}/{name}")
-        for arm, seed in study.runs()
-        for name in names
-    ]
+    found = []
+    for run in (LAYOUT.run(arm, seed) for arm, seed in study.runs()):
+        found += [run.marker, run.certificate, run.history, run.perplexity.marker]
+        if study.order_preservation.run:
+            found.append(run.order.marker)
+    return found
 
 
 def transfer_markers():
     """The marker of every transfer attack on every target run."""
     return [
-        in_study(f"transfer/{attack}/{arm}-seed-{seed}.json")
+        LAYOUT.transfer(attack, arm, seed).marker
         for attack in study.attacks.transfer
         for arm in study.arms
         for seed in study.seeds_of(arm)
@@ -227,23 +227,17 @@ def attack_settings(attack, run=""):
 
 def everything():
     """All that the report rests on, from the configuration and not from the disk."""
-    pretrained = (
-        ["pretrain/train.json", "pretrain/history.csv"]
-        if study.model.source == "scratch"
-        else []
-    )
+    pretraining = LAYOUT.pretraining
+    scratch = study.model.source == "scratch"
     return {
         "setup": [
-            in_study(name)
-            for name in [
-                "setup.json",
-                "data/corpus.json",
-                "data/attack/manifest.json",
-                *pretrained,
-            ]
+            LAYOUT.setup,
+            LAYOUT.corpus,
+            LAYOUT.attack_manifest,
+            *([pretraining.marker, pretraining.history] if scratch else []),
         ],
-        "data": [in_study(f"data/{split}/data.json") for split in SPLITS],
-        "starts": [in_study(f"starts/{arm}/certificate.json") for arm in study.arms],
+        "data": [LAYOUT.split(split).marker for split in SPLITS],
+        "starts": [LAYOUT.start(arm).certificate for arm in study.arms],
         "runs": run_files(),
         "attacks": attack_markers(),
         "transfers": transfer_markers(),

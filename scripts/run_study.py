@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from isotone import errors
 from isotone.config.schema import merge
 from isotone.config.study import Study, read_study
+from isotone.layout import of_study
 
 LOCK = Path(".snakemake/isotone-driver.lock")
 
@@ -71,6 +72,13 @@ def main() -> int:
             f"\nNot finished. Logs: {folder}/logs/. The same command goes on where this one stopped.", file=sys.stderr
         )
         return code
+    files = of_study(folder.name)
+    made = [files.results, files.summary, files.tables, files.figures, files.report]
+    if gone := [path for path in made if not Path(path).exists()]:
+        raise errors.InputOutputError(
+            f"Snakemake ended well, but {', '.join(gone)} is not there: something removed it meanwhile. "
+            "The same command makes it again."
+        )
     print(f"\n{(folder / 'experiment_summary.txt').read_text(encoding='utf-8')}")
     print(f"Done in {(time.monotonic() - started) / 60:.1f} minutes.")
     print(

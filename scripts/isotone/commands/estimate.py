@@ -15,7 +15,7 @@ from isotone.commands.history import read_json_quietly
 from isotone.commands.studies import study_of_files
 from isotone.config.study import Study
 from isotone.config.training import Training
-from isotone.planning.capacity import GIB, Shape, check_fits, shape_of, training_memory
+from isotone.planning.capacity import GIB, Shape, check_fits, checkpoints_at_most, shape_of, training_memory
 from isotone.progress import duration, quantity
 
 # Peak FLOP/s of dense arithmetic from the makers' data sheets: (16 bits, 32 bits), and GiB. Share of it that
@@ -109,7 +109,7 @@ class Estimate:
         narrow = training.precision != "fp32"
         weights = 4.0 * self.shape.parameters
         checkpoints = training_memory(self.shape, training).state - 4.0 * self.shape.parameters  # no gradients
-        keep = self.study.operation.keep + 3  # timed, best, two epochs
+        keep = checkpoints_at_most(self.study.operation.keep, training)
         return Stage(
             name,
             jobs,

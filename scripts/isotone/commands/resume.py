@@ -22,6 +22,6 @@ def run(arguments: argparse.Namespace) -> None:
         path.unlink()
         print(f"removed {path}")
     if not found:
-        print(f"{folder.name}: no {HALT} file stands.")
+        print(f"{folder.name}: there is no {HALT} file.")
     else:
         print("Start the study again as you did before; its runs go on where they stopped.")

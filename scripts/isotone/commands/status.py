@@ -23,6 +23,7 @@ COLOURS = {
     "queued": "blue",
     "waiting": "bright_black",
     "paused": "yellow",
+    "halted": "yellow",
     "silent": "yellow",
     "stopped": "yellow",
     "failed": "red",
@@ -105,7 +106,9 @@ def render(found: Survey) -> Group:
         run_table(found),
     ]
     if found.halted:
-        parts.append(Text.from_markup("\n[yellow]HALT stands: nothing starts until `python -m isotone resume`.[/]"))
+        parts.append(
+            Text.from_markup(f"\n[yellow]A HALT file exists: nothing starts until `isotone resume {found.study}`.[/]")
+        )
     for entry in found.failed:
         error = escape(entry["error"][:300])
         parts.append(Text.from_markup(f"\n[red]{escape(entry['what'])}[/]: {error}\n  log: {escape(entry['log'])}"))

@@ -230,3 +230,13 @@ def check_machine(shape: Shape, devices: Sequence[tuple[str, int]]) -> None:
         check_fits(shape, Training(), size, name)
     elif "SLURM_JOB_ID" not in os.environ:
         check_fits(shape, Training(), total_memory(), "this machine, which has no GPU,")
+
+
+def checkpoints_at_most(keep: int, training: Training) -> int:
+    """How many checkpoints of one run can lie on the disk at once.
+
+    Those by time, the best, two epoch ends, two that a roll-back may return to, the milestones, and the
+    one that is being written (see `isotone.training.checkpointing.store.retained`).
+    """
+    anchors = 2 if training.faults.roll_backs else 0
+    return keep + 1 + 2 + anchors + len(training.milestones) + 1

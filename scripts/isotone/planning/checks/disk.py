@@ -11,7 +11,7 @@ from pathlib import Path
 from isotone.commands import Verdict
 from isotone.config.study import Study
 from isotone.environment import cache_folder
-from isotone.planning.capacity import shape_of, training_memory
+from isotone.planning.capacity import checkpoints_at_most, shape_of, training_memory
 from isotone.training.identity import state_root
 
 PROBE = 64 << 20  # bytes written to measure a disk
@@ -28,7 +28,7 @@ def disk_needed(study: Study, folder: Path) -> tuple[float, float]:
     stages = Estimate(study, folder, "h100", 1, 1500.0).stages()
     shape = shape_of(study.model, folder / "base")
     one = training_memory(shape, study.training).state - 4 * shape.parameters
-    checkpoints = (study.operation.keep + 3) * float(one)
+    checkpoints = checkpoints_at_most(study.operation.keep, study.training) * float(one)
     arms = sum(stage.stage.startswith(("train ", "pretrain")) for stage in stages)
     total = sum(stage.disk for stage in stages)
     return total - arms * checkpoints, arms * checkpoints

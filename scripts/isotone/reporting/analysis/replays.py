@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from isotone.errors import ConfigurationError, InputOutputError
+from isotone.layout import command_for
 from isotone.records import Json
 from isotone.reporting.analysis.numbers import Sources, draw_of, number
 from isotone.reporting.evidence.expected import primary_variant, trained_runs
@@ -79,7 +80,7 @@ def _insist_complete(evidence: Evidence, attack: str, cells: Cells) -> list[str]
                 name = evidence.folder / f"transfer/{attack}/{target.replace('/', '-')}.jsonl"
                 raise ConfigurationError(
                     f"{name} has no complete rows for the source {source}. Delete the file and make it again with "
-                    f"`snakemake --profile profiles/local {name}`."
+                    f"`{command_for(evidence.folder, str(name))}`."
                 )
     return first
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from isotone.attacks.registry import SPECS
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
+from isotone.layout import command_for
 
 
 @dataclass(frozen=True, order=True)
@@ -95,5 +96,5 @@ def check_complete(study: Study, folder: Path) -> None:
     raise ConfigurationError(
         f"{target} is missing{more}: the configuration promises it (arms {', '.join(study.arms)}; seeds {study.seeds}), "
         "and nothing is averaged over what happens to be there. "
-        f"Make it with `snakemake --profile profiles/local {target}`, or take its arm, seed or attack out of the study."
+        f"Make it with `{command_for(folder, str(target))}`, or take its arm, seed or attack out of the study."
     )

@@ -45,7 +45,7 @@ def check_start(folder: Path, study_folder: Path) -> None:
         ConfigurationError, Diverged: an earlier start with the same inputs ended so.
     """
     if place := halted(folder, study_folder):
-        raise Halted(f"{place} stands, so this run does not start. Remove it with `isotone resume`.")
+        raise Halted(f"{place} exists, so this run does not start. Remove it with `isotone resume`.")
     path = Path(folder) / "refused.json"
     if not path.exists():
         return
