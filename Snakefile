@@ -21,7 +21,7 @@ include: "rules/common.smk"
 
 wildcard_constraints:
     study=study.study,
-    arm=r"[a-z][a-z0-9_]*(~[a-z]+)?",
+    arm=r"[a-z][a-z0-9_]*(~[a-z]+(-[A-Za-z0-9._-]+)?)?",
     seed=r"\d+",
     split="|".join(SPLITS),
     kind=r"[a-z]+",
