@@ -19,6 +19,10 @@ if not workflow.overwrite_configfiles:
 include: "rules/common.smk"
 
 
+# Only with --sdm apptainer; built from envs/isotone.def, or the image that ISOTONE_CONTAINER names.
+container: os.environ.get("ISOTONE_CONTAINER", "envs/isotone.sif")
+
+
 wildcard_constraints:
     study=study.study,
     arm=r"[a-z][a-z0-9_]*(~[a-z]+(-[A-Za-z0-9._-]+)?)?",

@@ -1,7 +1,6 @@
 # Needs: the merged configuration `config`. Makes: `study` and functions; no rules.
 
 import os
-import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from isotone.attacks.registry import SPECS
+from isotone.cluster import executor, local
 from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
@@ -21,8 +21,9 @@ from isotone.provenance import code_digest
 from isotone.records import canonical_json
 
 if workflow.is_main_process:
-    # Faults of the Slurm executor are mended in one place; without that executor this does nothing.
-    runpy.run_path(f"{workflow.basedir}/profiles/slurm/plugin.py")["mend"]()
+    # Faults of executors are mended in one place; without the Slurm executor the first does nothing.
+    executor.mend()
+    local.mend_local()
 
 
 def checked_study():

@@ -26,6 +26,9 @@ fi
 ISOTONE_JOB_LOG=$(readlink -f /proc/$$/fd/1)
 export ISOTONE_JOB_LOG
 
+# Only a job with these marks is ever put back into the queue by its own programs, and only by its newest start.
+export ISOTONE_JOB_ID="$SLURM_JOB_ID" ISOTONE_JOB_RESTARTS="${SLURM_RESTART_COUNT:-0}"
+
 # When the time limit ends this job: older Slurm does not tell the job, and a start later than asked moves it.
 ISOTONE_JOB_END_TIME=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%e 2>/dev/null)
 case $ISOTONE_JOB_END_TIME in
@@ -64,4 +67,4 @@ if [ ! -x "${ISOTONE_PYTHON:=$(command -v python3)}" ]; then
     echo "isotone: failed (78): no Python on this node"
     exit 78
 fi
-"$ISOTONE_PYTHON" profiles/slurm/plugin.py || exit 78
+PYTHONPATH="scripts${PYTHONPATH:+:$PYTHONPATH}" "$ISOTONE_PYTHON" -m isotone.cluster.fit || exit 78

@@ -110,6 +110,24 @@ def played(
     pool.shutdown(wait=False, cancel_futures=True)
 
 
+@pytest.fixture(scope="module")
+def probed(
+    lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, Future[None]]:
+    """The selected scenarios of this module with the probe workflow, started at once: most of each is waiting."""
+    names = {
+        item.callspec.params["scenario"]
+        for item in request.session.items
+        if item.module is request.module and "probed" in getattr(item, "fixturenames", ())
+    }
+    pool = ThreadPoolExecutor(AT_ONCE)
+    base = tmp_path_factory.mktemp(request.module.__name__.rsplit(".", 1)[-1])
+    chosen = [scenario for scenario in request.module.SCENARIOS if scenario.__name__ in names]
+    started = {scenario.__name__: pool.submit(scenario, lab, probe(base / scenario.__name__)) for scenario in chosen}
+    pool.shutdown(wait=False)
+    return started
+
+
 @pytest.fixture(name="checkout")
 def probe_checkout(tmp_path: Path) -> Path:
     """A checkout with the probe workflow."""

@@ -152,5 +152,7 @@ def probe(folder: Path) -> Path:
     for file in (HERE / "probe").iterdir():
         shutil.copy2(file, folder / file.name)
     shutil.copytree(ROOT / "profiles/slurm", folder / "profiles/slurm", ignore=shutil.ignore_patterns("__pycache__"))
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "scripts/isotone", folder / "scripts/isotone", ignore=ignored)
     shutil.copy2(ROOT / "requirements.lock", folder / "requirements.lock")
     return folder

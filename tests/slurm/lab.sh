@@ -5,6 +5,7 @@
 #   tests/slurm/lab.sh down     cancel every job, stop every daemon
 #   tests/slurm/lab.sh start D  start one daemon: mariadbd slurmdbd slurmctld slurmd-n1 ...
 #   tests/slurm/lab.sh stop D   stop it in order          kill D  SIGKILL it
+#   tests/slurm/lab.sh reboot N end all that runs on node N, start its daemon anew
 #   tests/slurm/lab.sh missing  name the Debian packages (or root) that are missing; nothing if all is there
 #
 # Needs root and the packages slurm-wlm slurmdbd mariadb-server munge; no systemd. Everything lives in one
@@ -13,10 +14,12 @@ set -euo pipefail
 
 LAB=${ISOTONE_LAB:-${TMPDIR:-/tmp}/isotone-lab}
 PORT=${ISOTONE_LAB_PORT:-27300}
-NODES=${ISOTONE_LAB_NODES:-6}
+NODES=${ISOTONE_LAB_NODES:-6} # of the ordinary partitions
+ODD=2                          # more, in partition odd: their prolog can be made to fail, they are rebooted
 GPUS=${ISOTONE_LAB_GPUS:-2}
 export SLURM_CONF=$LAB/etc/slurm.conf
 PATH=$PATH:/usr/sbin:/sbin
+ALL=$((NODES + ODD))
 
 until_true() { # until_true SECONDS COMMAND...: wait for the command to succeed
     local end=$((SECONDS + $1))
@@ -76,6 +79,8 @@ ReturnToService=2
 SchedulerParameters=sched_interval=2,bf_interval=5,batch_sched_delay=1
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
+Prolog=$LAB/etc/prolog
+PrologFlags=Alloc
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/slurmdbd
@@ -83,19 +88,28 @@ AccountingStorageHost=localhost
 AccountingStoragePort=$((PORT + 1))
 AccountingStoragePass=$LAB/run/munge.socket
 AccountingStorageTRES=gres/gpu
-AccountingStorageEnforce=associations
+AccountingStorageEnforce=associations,limits,qos
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=2
 JobAcctGatherParams=OverMemoryKill,UsePss
 GresTypes=gpu
-NodeName=n[1-$NODES] NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((PORT + 11))-$((PORT + 10 + NODES)) CPUs=8 RealMemory=16000 Gres=gpu:$GPUS State=UNKNOWN
-PartitionName=preempt Nodes=ALL Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
-PartitionName=brief Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
-PartitionName=cancel Nodes=ALL MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL GraceTime=20
-PartitionName=high Nodes=ALL MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+NodeName=n[1-$ALL] NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((PORT + 11))-$((PORT + 10 + ALL)) CPUs=8 RealMemory=16000 Gres=gpu:$GPUS State=UNKNOWN
+PartitionName=preempt Nodes=n[1-$NODES] Default=YES MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+PartitionName=brief Nodes=n[1-$NODES] MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
+PartitionName=cancel Nodes=n[1-$NODES] MaxTime=INFINITE PriorityTier=1 PreemptMode=CANCEL GraceTime=20
+PartitionName=high Nodes=n[1-$NODES] MaxTime=INFINITE PriorityTier=10 PreemptMode=OFF
+PartitionName=odd Nodes=n[$((NODES + 1))-$ALL] MaxTime=INFINITE PriorityTier=1 PreemptMode=REQUEUE
 END
-    printf 'AutoDetect=off\nNodeName=n[1-%s] Name=gpu Flags=nvidia_gpu_env File=%s/gpu/[0-%s]\n' "$NODES" "$LAB" "$((GPUS - 1))" >"$LAB/etc/gres.conf"
-    printf 'CgroupAutomount=no\n' >"$LAB/etc/cgroup.conf"
+    # A file prolog-fails-n7 makes the prolog fail on n7.
+    printf '#!/bin/sh\n[ ! -e %s/prolog-fails-$SLURMD_NODENAME ]\n' "$LAB" >"$LAB/etc/prolog"
+    chmod 755 "$LAB/etc/prolog"
+    printf 'AutoDetect=off\nNodeName=n[1-%s] Name=gpu Flags=nvidia_gpu_env File=%s/gpu/[0-%s]\n' "$ALL" "$LAB" "$((GPUS - 1))" >"$LAB/etc/gres.conf"
+    # From 23.11 on slurmd wants a mounted cgroup tree, unless it is told that there is none.
+    if [ "$(slurmctld -V | grep -oE '[0-9]+' | head -n 1)" -ge 23 ]; then
+        echo CgroupPlugin=disabled >"$LAB/etc/cgroup.conf"
+    else
+        echo CgroupAutomount=no >"$LAB/etc/cgroup.conf"
+    fi
     cat >"$LAB/etc/slurmdbd.conf" <<END
 AuthType=auth/munge
 AuthInfo=socket=$LAB/run/munge.socket
@@ -171,13 +185,25 @@ stop() { # stop SIGNAL DAEMON
     rm -f "$LAB/run/$2.pid"
 }
 
-accounts() { # an account that exists: the plugin asks for it, and Slurm enforces it here
-    sacctmgr -n show cluster format=cluster | grep -qw lab || sacctmgr -i add cluster lab >/dev/null
-    sacctmgr -n show account format=account | grep -qw lab || sacctmgr -i add account lab cluster=lab >/dev/null
-    sacctmgr -n show assoc user=root account=lab format=account | grep -qw lab || sacctmgr -i add user root account=lab >/dev/null
+# Accounts that exist: the plugin asks for them, and Slurm enforces them here. `single` may have one job in the queue,
+# and `capped` may run five minutes: QOS short refuses longer jobs, QOS patient lets them wait for ever.
+accounts() {
+    [ -z "$(sacctmgr -n show assoc user=root account=capped format=account)" ] || return 0
+    {
+        sacctmgr -i add cluster lab
+        sacctmgr -i add account lab single capped cluster=lab
+        sacctmgr -i add qos short MaxWall=00:05:00 Flags=DenyOnLimit
+        sacctmgr -i add qos patient MaxWall=00:05:00
+        sacctmgr -i add user root account=lab
+        sacctmgr -i add user root account=single
+        sacctmgr -i add user root account=capped
+        sacctmgr -i modify user root where account=single set MaxSubmitJobs=1
+        sacctmgr -i modify user root where account=capped set qos=normal,short,patient
+        sacctmgr -i modify user root set DefaultAccount=lab
+    } >"$LAB/log/accounts.log"
 }
 
-idle_nodes() { [ "$(sinfo -hN -p high -t idle,alloc,mix -o %N | wc -l)" -ge "$NODES" ]; }
+idle_nodes() { [ "$(sinfo -hN -p high,odd -t idle,alloc,mix -o %N | wc -l)" -ge "$ALL" ]; }
 empty_queue() { [ -z "$(squeue -h)" ]; }
 
 up() {
@@ -193,10 +219,26 @@ up() {
     start slurmdbd
     accounts
     start slurmctld
-    for ((i = 1; i <= NODES; i++)); do start "slurmd-n$i"; done
+    for ((i = 1; i <= ALL; i++)); do start "slurmd-n$i"; done
     until_true 180 idle_nodes
     sinfo
     echo "lab: $NODES nodes are up. In your shell: export SLURM_CONF=$SLURM_CONF"
+}
+
+reboot() { # nothing that ran on the node lives on, and it does not tell the controller how it ended
+    local environment parent pids=() steps=()
+    stop KILL "slurmd-$1"
+    for environment in /proc/[0-9]*/environ; do
+        if grep -qzxF "SLURMD_NODENAME=$1" "$environment" 2>/dev/null && grep -qzxF "ISOTONE_LAB=$LAB" "$environment" 2>/dev/null; then
+            pids+=("${environment//[!0-9]/}")
+            parent=$(awk '/^PPid:/ {print $2}' "${environment%environ}status")
+            [ "$(cat "/proc/$parent/comm")" != slurmstepd ] || steps+=("$parent")
+        fi
+    done
+    kill -KILL "${steps[@]}" "${pids[@]}" 2>/dev/null || true # first those who would tell
+    scontrol update "nodename=$1" state=down reason=reboot # else it would wait for SlurmdTimeout
+    start "slurmd-$1"
+    scontrol update "nodename=$1" state=resume 2>/dev/null || true # it may be back by itself
 }
 
 strays() { # what a lost node's daemon left behind; on a real node control groups end it
@@ -213,7 +255,7 @@ down() {
         scancel -f -s KILL -u root 2>/dev/null || true
         until_true 40 empty_queue || true
     fi
-    for ((i = 1; i <= NODES; i++)); do stop TERM "slurmd-n$i"; done
+    for ((i = 1; i <= ALL; i++)); do stop TERM "slurmd-n$i"; done
     for daemon in slurmctld slurmdbd mariadbd munged; do stop TERM $daemon; done
     strays
     echo "lab: stopped; $LAB holds its logs"
@@ -225,9 +267,10 @@ down) down ;;
 start) start "$2" ;;
 stop) stop TERM "$2" ;;
 kill) stop KILL "$2" ;;
+reboot) reboot "$2" ;;
 missing) missing ;;
 *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

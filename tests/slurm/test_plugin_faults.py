@@ -1,4 +1,4 @@
-"""Faults of the Slurm plugin: each test hangs, dies or spends retries without its work-around in profiles/slurm.
+"""Faults of the Slurm plugin: each test hangs, dies or spends retries without its work-around in isotone/cluster.
 
 `ISOTONE_UNMENDED=1 pytest tests/slurm/test_plugin_faults.py` shows that: what passes then needs no work-around any more.
 """
@@ -9,12 +9,12 @@ import os
 import signal
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from tests.slurm.lab import ROOT, Driver, Lab, probe, until
+from tests.slurm.lab import ROOT, Driver, Lab, until
 
 PLUGIN = ROOT / "profiles/slurm"
 
@@ -209,24 +209,9 @@ SCENARIOS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def outcomes(lab: Lab, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict:
-    """Every selected scenario, started at once: most of each is waiting."""
-    names = {
-        item.callspec.params["scenario"]
-        for item in request.session.items
-        if "scenario" in getattr(item, "fixturenames", ())
-    }
-    pool = ThreadPoolExecutor(5)
-    base = tmp_path_factory.mktemp("faults")
-    started = {s.__name__: pool.submit(s, lab, probe(base / s.__name__)) for s in SCENARIOS if s.__name__ in names}
-    pool.shutdown(wait=False)
-    return started
-
-
 @pytest.mark.parametrize("scenario", [s.__name__ for s in SCENARIOS])
-def test_fault(scenario: str, outcomes: dict) -> None:
-    outcomes[scenario].result()
+def test_fault(scenario: str, probed: dict[str, Future[None]]) -> None:
+    probed[scenario].result()
 
 
 def test_a_none_assigned_node_is_no_node(lab: Lab, tmp_path: Path) -> None:

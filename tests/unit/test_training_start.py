@@ -340,6 +340,7 @@ def fake_scontrol(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, stat
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("ISOTONE_JOB_LOG", str(folder / "job.log"))  # the mark of profiles/slurm/job.sh
     monkeypatch.setattr("isotone.cluster.requeue.WAIT_FOR_KILL", 0.01)
 
 
@@ -357,7 +358,7 @@ def test_on_slurm_the_job_goes_back_into_the_queue(
 
 SNAKEMAKE = """
 import os, subprocess, sys
-program = "from isotone.training import requeue; requeue.WAIT_FOR_KILL = 0.5; requeue.requeue(); exit(75)"
+program = "from isotone.cluster import requeue; requeue.WAIT_FOR_KILL = 0.5; requeue.requeue(); exit(75)"
 if subprocess.run([sys.executable, "-c", program]).returncode:
     os.remove(sys.argv[1])  # as Snakemake does with the results of a job that failed
 """
@@ -400,8 +401,95 @@ def test_a_job_that_its_user_cancelled_is_not_requeued(
 def test_without_scontrol_75_goes_out(supervise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = supervise([(75, 1)])
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("ISOTONE_JOB_LOG", str(tmp_path / "job.log"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert made.until_done() == 75
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        {},  # salloc, a notebook, a script: the job is its user's
+        {"SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3"},  # its number alone means every task
+        {"ISOTONE_JOB_LOG": "job.log", "ISOTONE_JOB_ID": "4000"},  # a job that was started from within one of ours
+    ],
+)
+def test_somebodys_own_job_is_never_requeued(
+    supervise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, surroundings: dict[str, str]
+) -> None:
+    """Training in slices goes on here instead, as outside Slurm."""
+    made = supervise([(75, 1), (75, 2), (0, 3)])
+    fake_scontrol(tmp_path, monkeypatch, 0)
+    monkeypatch.delenv("ISOTONE_JOB_LOG")
+    for name, value in surroundings.items():
+        monkeypatch.setenv(name, value)
+    assert made.until_done() == 0 and starts(tmp_path) == 3
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_task_of_an_own_array_is_named_with_its_index(
+    supervise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = supervise([(75, 1)])
+    fake_scontrol(tmp_path, monkeypatch, 0)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert made.until_done() == 75
+    assert (tmp_path / "asked").read_text() == "requeue 4711_3\n"
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(30, 1), (3600, 2)])
+def test_near_the_end_of_somebodys_allocation_nothing_is_started_again(
+    supervise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: int, count: int
+) -> None:
+    made = supervise([(75, 1), (75, 1)])
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + seconds))
+    assert made.until_done() == 75 and starts(tmp_path) == count
+
+
+def test_a_time_limit_shorter_than_a_save_ends_in_a_failure_that_says_so(
+    supervise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each start is stopped, and goes back into the queue, before it has saved anything."""
+    fake_scontrol(tmp_path, monkeypatch, 0)
+
+    def start(step: int) -> int:
+        made = supervise([(75, step)])
+        (tmp_path / "count").unlink(missing_ok=True)
+        return made.until_done()
+
+    for step in range(1, 4):
+        assert start(step) == 75
+    with pytest.raises(Unfinished, match="3 times in a row and no start of it saved anything new"):
+        start(4)
+    (tmp_path / "checkpoints.g000001" / "step-000000005").mkdir(parents=True)
+    assert [start(step) for step in (5, 6, 7)] == [75] * 3  # something new each time it counts from there
+    assert (tmp_path / "asked").read_text().count("requeue 4711\n") == 6
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("1", -9), ("0", 1)])
+def test_a_start_that_a_lost_node_went_on_with_fails_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: str, code: int
+) -> None:
+    """Its Snakemake must not report the failure: Slurm has started the job again elsewhere, in good order."""
+    fake_scontrol(tmp_path, monkeypatch, 0)
+    (tmp_path / "restarts").write_text(restarts)
+    monkeypatch.setenv("ISOTONE_JOB_RESTARTS", "0")
+    supervisor = (
+        "import sys; from isotone.training.supervision.supervisor import Supervisor; folder = sys.argv[1]; "
+        "sys.exit(Supervisor([sys.executable, '-c', 'raise SystemExit(1)'], folder, folder, distributed=False).until_done())"
+    )
+    done = subprocess.run([sys.executable, "-c", supervisor, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert ("left over from an earlier start of job 4711" in done.stderr) == (code == -9)
+
+
+def test_a_closed_terminal_stops_a_run_unless_nohup_protects_it(supervise) -> None:
+    supervise([])
+    assert callable(signal.getsignal(signal.SIGHUP))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervise([])
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_torchrun_gets_the_grace_and_no_restarts() -> None:

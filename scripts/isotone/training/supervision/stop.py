@@ -13,8 +13,22 @@ from typing import IO
 
 from isotone.training.supervision.outcome import halted
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 MARGIN = 5.0  # seconds kept free before a known end
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Those to take over here: a closed terminal (SIGHUP) stops a run, but not one that nohup protects from that."""
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def job_end() -> float | None:
+    """When the scheduler ends the job around this process (wall clock), if it is known.
+
+    profiles/slurm/job.sh tells it where Slurm does not (before 23.02, or inside srun).
+    """
+    end = os.environ.get("SLURM_JOB_END_TIME") or os.environ.get("ISOTONE_JOB_END_TIME", "")
+    return float(end) if end.replace(".", "", 1).isdigit() else None
 
 
 class Stop:
@@ -29,16 +43,14 @@ class Stop:
         self.folder, self.study_folder, self.grace, self.event = Path(folder), Path(study_folder), grace, event
         self.reason = ""
         self._deadline: float | None = None  # wall clock
-        # profiles/slurm/job.sh tells it where Slurm does not (before 23.02, or inside srun).
-        end = os.environ.get("SLURM_JOB_END_TIME") or os.environ.get("ISOTONE_JOB_END_TIME", "")
-        self.job_end = float(end) if end.replace(".", "", 1).isdigit() else None
+        self.job_end = job_end()
         self._looked = 0.0
         self._stacks: IO[str] | None = None
         self._signal: signal.Signals | None = None
 
     def install(self) -> None:
-        """Take over SIGTERM, SIGINT and SIGUSR1; SIGUSR2 writes all stacks to ``stacks.txt``."""
-        for number in SIGNALS:
+        """Take over SIGTERM, SIGINT, SIGHUP and SIGUSR1; SIGUSR2 writes all stacks to ``stacks.txt``."""
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
         self._stacks = open(self.folder / "stacks.txt", "a")  # noqa: SIM115 (open as long as the process)
         faulthandler.register(signal.SIGUSR2, self._stacks, all_threads=True)

@@ -16,12 +16,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from isotone.cluster.requeue import requeue
-from isotone.errors import CONFIGURATION, DIVERGED, DONE, INPUT_OUTPUT, UNFINISHED, ConfigurationError
+from isotone.cluster.requeue import own_job, requeue, vanish_if_left_over
+from isotone.errors import (
+    CONFIGURATION,
+    DIVERGED,
+    DONE,
+    INPUT_OUTPUT,
+    UNFINISHED,
+    ConfigurationError,
+    InputOutputError,
+    Unfinished,
+)
+from isotone.records import read_json, write_json
 from isotone.training.supervision.outcome import halted, read_outcome
+from isotone.training.supervision.stop import SIGNALS, job_end, stop_signals
 
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (*SIGNALS, signal.SIGUSR2)
 EXPLAINED = (DONE, DIVERGED, INPUT_OUTPUT, UNFINISHED, CONFIGURATION)
+FRUITLESS = 3  # times in a row that a job goes back into the queue without a new checkpoint
+NEAR = 60.0  # seconds before the end of its job within which no program is started again
 
 
 def torchrun(processes: int, grace: float, nodes: int = 1) -> list[str]:
@@ -73,14 +86,15 @@ class Supervisor:
         self.distributed = distributed
         self._child: subprocess.Popen[bytes] | None = None
         self.asked = False
-        for number in FORWARDED:
+        for number in (*stop_signals(), signal.SIGUSR2):
             signal.signal(number, self._forward)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number != signal.SIGUSR2:
             self.asked = True
         if self._child is not None and self._child.poll() is None:
-            self._child.send_signal(number)
+            # srun and torchrun have ideas of their own about a closed terminal.
+            self._child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
     def once(self) -> int:
         """Run the command; returns its exit code, as the state folder tells it where it can."""
@@ -101,23 +115,53 @@ class Supervisor:
     def until_done(self) -> int:
         """Run the command until it ends with anything but 75, or makes no progress.
 
-        On Slurm the job is put back into the queue instead, which costs no retry and
-        gives it a fresh time limit; where that is forbidden the code 75 goes out.
+        A Slurm job of Isotone's own is put back into the queue instead, which costs no retry
+        and gives it a fresh time limit; where that is forbidden the code 75 goes out.
+
+        Raises:
+            Unfinished: going back into the queue has led nowhere.
         """
         while True:
             step = self._step()
             code = self.once()
+            if code:
+                vanish_if_left_over()
             if code != UNFINISHED:
                 return code
             if halted(self.folder, self.study_folder):
                 return code
             if not self.asked and self._step() <= step:
                 return code
-            if os.environ.get("SLURM_JOB_ID"):
+            if own_job():
+                self._note_requeue()
                 requeue()
                 return code
-            if self.asked:
+            end = job_end()
+            if self.asked or (end is not None and time.time() + NEAR > end):
                 return code
+
+    def _note_requeue(self) -> None:
+        """Count how often in a row this job went back without a new checkpoint.
+
+        Raises:
+            Unfinished: too often. As a failure it gets more time, where the profile raises that with each attempt.
+        """
+        path = self.folder / "requeued.json"
+        saved = max((int(place.name[5:]) for place in self.folder.glob("checkpoints.g*/step-*")), default=-1)
+        try:
+            before = read_json(path)
+        except InputOutputError:
+            before = {}
+        times = before["times"] + 1 if before.get("saved", -2) >= saved else 1
+        if times > FRUITLESS:
+            path.unlink()
+            raise Unfinished(
+                f"This job went back into the queue {FRUITLESS} times in a row and no start of it saved anything new, so "
+                "it does not go back once more. Its time limit, or the time between signal and end of a preemption, "
+                "is shorter than a start, some steps and a save: raise runtime (and --signal=TERM@seconds) of the "
+                "training rules in profiles/slurm/config.yaml, or save more often (operation.save_every_minutes)."
+            )
+        write_json(path, {"saved": saved, "times": times})
 
     def _step(self) -> int:
         """How far the unfinished run is; a finished one whose files were deleted begins anew."""
