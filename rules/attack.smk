@@ -40,6 +40,9 @@ for _spec in SPECS.values():
                 f"attack_{_spec.name}{_group and '_' + _group}"
             input:
                 models=[f"results/{{study}}/{run}/model" for run in _runs],
+                calibrations=[
+                    f"results/{{study}}/{run}/calibration.json" for run in _runs
+                ],
                 documents="results/{study}/data/attack/manifest.json",
             output:
                 rows=[
@@ -69,7 +72,7 @@ for _spec in SPECS.values():
                 code=code_digest("attack"),
             shell:
                 "exec python scripts/attack.py --attack {params.attack} --settings {params.settings:q} "
-                "--models {input.models} --documents $(dirname {input.documents}) "
+                "--models {input.models} --calibrations {input.calibrations} --documents $(dirname {input.documents}) "
                 "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 

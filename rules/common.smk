@@ -177,6 +177,17 @@ def attack_groups(attack):
     return groups
 
 
+def calibration_groups():
+    """The same for calibrations, which every attacked run has."""
+    if study.operation.attack_jobs == "run":
+        return {"": [EACH_RUN]}
+    groups = {}
+    for arm, seed in study.runs():
+        kind = "controls" if "~" in arm else "seed"
+        groups.setdefault(f"{kind}_{seed}", []).append(f"runs/{arm}/seed-{seed}")
+    return groups
+
+
 def transfer_groups():
     """The same for the targets of replays."""
     if study.operation.attack_jobs == "run":
@@ -240,6 +251,10 @@ def everything():
         "data": [LAYOUT.split(split).marker for split in SPLITS],
         "starts": [LAYOUT.start(arm).certificate for arm in study.arms],
         "runs": run_files(),
+        "calibrations": [
+            in_study(f"runs/{arm}/seed-{seed}/calibration.json")
+            for arm, seed in study.runs()
+        ],
         "attacks": attack_markers(),
         "transfers": transfer_markers(),
     }

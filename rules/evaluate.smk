@@ -1,4 +1,34 @@
-# Needs: trained models and tokens. Makes: clean quality and order preservation, per document.
+# Needs: trained models and tokens. Makes: best temperatures, clean quality and order preservation.
+
+
+for _group, _runs in calibration_groups().items():
+
+    rule:
+        """Find each model's best temperature on validation text, for damage that no temperature moves."""
+        name:
+            f"calibrate{_group and '_' + _group}"
+        input:
+            models=[f"results/{{study}}/{run}/model" for run in _runs],
+            validation="results/{study}/data/validation/data.json",
+        output:
+            markers=[f"results/{{study}}/{run}/calibration.json" for run in _runs],
+        log:
+            f"results/{{study}}/logs/calibrate/{_group or '{arm}-seed-{seed}'}.log",
+        benchmark:
+            f"results/{{study}}/timings/calibrate/{_group or '{arm}-seed-{seed}'}.tsv"
+        conda:
+            "../envs/isotone.yaml"
+        resources:
+            mem_mb=4_000,
+        params:
+            settings=settings(
+                length=study.training.length,
+                blocks=study.training.validation_blocks,
+            ),
+            code=code_digest("calibrate"),
+        shell:
+            "exec python scripts/calibrate.py --settings {params.settings:q} --models {input.models} "
+            "--validation $(dirname {input.validation}) --markers {output.markers} >> {log} 2>&1"
 
 
 rule perplexity:

@@ -16,6 +16,7 @@ from isotone.config.schema import as_mapping
 from isotone.constraints import calibration_ids, constrain
 from isotone.constraints.capture import calibration_blocks
 from isotone.controls.make import add_noise, make_null, mean_nll, scale_logits, solve
+from isotone.controls.temperature import best_temperature
 from isotone.errors import ConfigurationError
 from isotone.models import load_model, save_model
 from isotone.records import read_json, write_json
@@ -54,6 +55,20 @@ def test_a_temperature_is_exported_in_the_weights(family, tmp_path):
     save_model(model, None, tmp_path / "m")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "m")(ids).logits
     torch.testing.assert_close(again, before / 1.7, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("flattened", [0.5, 1.0, 2.5])
+def test_recalibration_takes_a_temperature_back(flattened):
+    """A model and the same model flattened have one best temperature between them: no temperature moves what is recalibrated."""
+    blocks, plain = text(), best_temperature(fitted(), *text())
+    model = fitted()
+    scale_logits(model, 1 / flattened)
+    found = best_temperature(model, *blocks)
+    assert found["temperature"] * flattened == pytest.approx(plain["temperature"], rel=2e-3)
+    assert found["nats_per_token"] == pytest.approx(plain["nats_per_token"], abs=1e-5)
+    assert found["plain_nats_per_token"] == pytest.approx(mean_nll(model, *blocks))
+    assert found["nats_per_token"] < mean_nll(model, *blocks, temperature=1.05 * found["temperature"])
+    assert found["nats_per_token"] < mean_nll(model, *blocks, temperature=found["temperature"] / 1.05)
 
 
 def test_a_tied_head_without_a_gain_cannot_be_tempered():
@@ -205,3 +220,12 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     assert records.folder_digest(paths["model"], "*.safetensors") == records.folder_digest(start, "*.safetensors")
     with pytest.raises(ConfigurationError, match=r"a checkpoint \(early\) matches none"):
         program(root, "null", ["--settings", early, *both], monkeypatch)
+
+    found = [tmp_path / "calibration.json", tmp_path / "again.json"]
+    command = ["--settings", '{"length": 64}', "--models", base, start, "--validation", data, "--markers", *found]
+    assert not program(root, "calibrate", command, monkeypatch)
+    temperatures = [read_json(path)["result"]["temperature"] for path in found]
+    again = best_temperature(load_model(base), *calibration_blocks(data, 64 * 64, 64))
+    assert temperatures[0] == again["temperature"] != temperatures[1]
+    with pytest.raises(ConfigurationError, match="one marker per model"):
+        program(root, "calibrate", command[:-1], monkeypatch)

@@ -12,6 +12,7 @@ from isotone.provenance import PROGRAMS, code_digest, code_files, data_files
 
 DIGESTED = [
     "null",
+    "calibrate",
     "perplexity",
     "order_preservation",
     "attack_documents",
