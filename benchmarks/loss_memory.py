@@ -41,7 +41,7 @@ def measure(kind: str, rows: int, width: int, vocabulary: int) -> int:
     elif kind == "summed_loss":
         loss = summed_loss(hidden, Head(weight), targets)
     else:
-        loss = token_nll(hidden, weight, targets).sum()
+        loss = token_nll(hidden, Head(weight), targets).sum()
     loss.backward()
     return status("VmHWM") - before
 

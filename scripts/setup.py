@@ -59,7 +59,7 @@ def main() -> None:
     from isotone.models import load_tokenizer, save_model
     from isotone.models.origins import open_model
     from isotone.models.origins.causality import prove_causality
-    from isotone.models.origins.facts import check_fit, check_splitter, forward_pass, model_facts
+    from isotone.models.origins.facts import agreement_of, check_fit, check_splitter, forward_pass, model_facts
     from isotone.records import folder_digest, write_marker
 
     settings = parse(Setup, json.loads(arguments.settings), "setup.py --settings")
@@ -69,7 +69,8 @@ def main() -> None:
     train = arguments.documents / "train.parquet"
     model, tokenizer = open_model(settings.model, documents=train, seed=settings.base_seed)
     check_fit(model, tokenizer, settings.length)
-    facts = model_facts(model, tokenizer)
+    agreement = agreement_of(model, min(settings.length, 64))
+    facts = model_facts(model, tokenizer) | {"logits_agree_to": agreement}
     room = _check_disk(arguments.model, 4 * facts["parameters"]["total"])
     facts["causality"] = prove_causality(model, min(settings.length, 512), _arithmetic(settings.dtype))
     facts["forward"] = forward_pass(model, tokenizer, next(read_documents(train))["text"], min(settings.length, 512))

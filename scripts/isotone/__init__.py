@@ -1,15 +1,13 @@
 """Isotone: honest measurement of monotone language models.
 
 ``from isotone import constrain`` gives the pieces without Snakemake; nothing heavy
-is imported before it is used. Importing the package also lets transformers load
-models with Isotone's monotone activations.
+is imported before it is used. ``import isotone.models.activations`` lets plain transformers
+load models with Isotone's monotone activations.
 """
 
 from __future__ import annotations
 
 from typing import Any
-
-from isotone import _activation_names
 
 __version__ = "0.1.0"
 
@@ -23,8 +21,6 @@ _PIECES = {
     "save_model": "isotone.models",
 }
 __all__ = ["__version__", *_PIECES]
-
-_activation_names.announce()
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ COMMANDS = {
     "status": "what is done, runs, waits or failed, and what it cost so far",
     "doctor": "whether this machine can do a study, before anything is submitted",
     "estimate": "tokens, steps, FLOPs, hours and disk of a study",
+    "families": "the architecture families that Isotone knows, and what each scope and certificate means there",
     "checkpoints": "list, verify or export the checkpoints of a study",
     "resume": "remove the HALT files of a study, so that its runs go on",
     "state": "state folders that no run of the study needs any more: list them, remove them",

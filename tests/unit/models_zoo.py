@@ -7,32 +7,35 @@ import functools
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    OlmoConfig,
-    OlmoForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     T5Config,
-    T5ForConditionalGeneration,
 )
 
 VOCABULARY = 320
 WIDTH = 32
-CENTRING = ["gpt_neox", "gpt2", "opt"]
+# What families look like from outside; the library's own table is never asked here.
+CENTRING = ["gpt_neox", "gpt2", "opt"]  # plain nets behind LayerNorm
 GATED_DECODERS = ["llama", "mistral", "qwen2"]
 DECODERS = [*CENTRING, *GATED_DECODERS, "olmo"]
-FAMILIES = [*DECODERS, "t5", "t5_gated"]
+PLAIN_LATER = ["gptj", "bloom", "falcon", "mpt", "phi", "persimmon", "nemotron", "starcoder2"]  # LayerNorm too
+GATED_LATER = ["qwen3", "smollm3", "granite", "phi3", "olmo2", "gemma2", "gemma3_text"]  # RMSNorm
+GATED_CENTRING = ["olmo", "stablelm", "cohere"]
+EXPERTS = ["qwen3_moe", "mixtral"]
+LATER = [*PLAIN_LATER, *GATED_LATER, "stablelm", "cohere", *EXPERTS]
+EARLIER = [*DECODERS, "t5", "t5_gated"]
+FAMILIES = [*EARLIER, *LATER]
+ALL_CENTRING = [*CENTRING, *PLAIN_LATER, *GATED_CENTRING]
+NO_NORM_IN_FRONT = ["olmo2"]
 
 _TEXT = [
     "In the beginning was the word, and the word was heard by many people.",
@@ -41,42 +44,55 @@ _TEXT = [
 ]
 
 
-def _llama_like(
-    config: type, model: type, vocabulary: int, context: int, activation: str, **more: object
-) -> PreTrainedModel:
-    return model(
-        config(
-            vocab_size=vocabulary,
-            hidden_size=WIDTH,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=context,
-            hidden_act=activation,
-            bos_token_id=0,
-            eos_token_id=0,
-            pad_token_id=None,
-            tie_word_embeddings=False,
-            **more,
-        )
-    )
+# Beside the sizes that all share: odd values wherever a family scales, caps, shifts or skips something.
+_SETTINGS: dict[str, dict] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "olmo": {},
+    "qwen3": {"head_dim": 8},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "granite": {"logits_scaling": 3.0, "embedding_multiplier": 5.0, "residual_multiplier": 0.4},
+    "phi3": {"attention_dropout": 0.0, "resid_pdrop": 0.0},
+    "olmo2": {},
+    "gemma2": {"head_dim": 8, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 3.0, "sliding_window": 4096},
+    "gemma3_text": {"head_dim": 8, "final_logit_softcapping": 2.0, "sliding_window": 4096},
+    "stablelm": {"use_qkv_bias": True},
+    "cohere": {"logit_scale": 0.25},
+    "phi": {},
+    "persimmon": {},
+    "nemotron": {"head_dim": 8, "mlp_bias": True},
+    "starcoder2": {},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "head_dim": 8},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gptj": {"n_embd": WIDTH, "n_layer": 2, "n_head": 4, "rotary_dim": 4},
+    "bloom": {"hidden_size": WIDTH, "n_layer": 2, "n_head": 4},
+    "falcon": {"ffn_hidden_size": 64, "bias": True, "num_ln_in_parallel_attn": 1},
+    "mpt": {"d_model": WIDTH, "n_layers": 2, "n_heads": 4},
+}
+_CONTEXT = {"gptj": "n_positions", "mpt": "max_seq_len", "bloom": "seq_length"}
+_ACTIVATION = {"gptj": "activation_function", "falcon": "activation"} | dict.fromkeys(
+    ("gemma2", "gemma3_text"), "hidden_activation"
+)
 
 
-def _t5(vocabulary: int, projection: str) -> PreTrainedModel:
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=vocabulary,
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            feed_forward_proj=projection,
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-        )
-    )
+def _settings(family: str, vocabulary: int, context: int, activation: str | None) -> dict:
+    shared = {
+        "vocab_size": vocabulary,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+        _CONTEXT.get(family, "max_position_embeddings"): context,
+    }
+    own = _SETTINGS[family]
+    if family not in ("gptj", "bloom", "mpt"):
+        shared |= {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": False}
+        shared |= {} if family == "falcon" else {"intermediate_size": 48, "num_key_value_heads": 2}
+    if family in ("phi3", "phi", "persimmon"):
+        shared["num_key_value_heads"] = 4
+    if activation:
+        shared[_ACTIVATION.get(family, "hidden_act")] = activation
+    return shared | own
 
 
 def tiny(
@@ -94,6 +110,8 @@ def tiny(
             for name, parameter in model.named_parameters():
                 if parameter.dim() == 1:
                     parameter.add_(0.1 * torch.randn_like(parameter))
+                elif "experts" in name or ".gate.weight" in name:
+                    parameter.normal_(std=0.1)
                 elif "embed" not in name and "shared" not in name and "wte" not in name and "wpe" not in name:
                     parameter.mul_(4.0)  # transformers starts at 0.02, where every net is nearly linear
     return model.float().eval()
@@ -149,14 +167,22 @@ def _build(family: str, vocabulary: int, context: int, more: dict) -> PreTrained
             )
         )
     if family in ("t5", "t5_gated"):
-        return _t5(vocabulary, activation or ("relu" if family == "t5" else "gated-gelu"))
-    config, model = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "mistral": (MistralConfig, MistralForCausalLM),
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "olmo": (OlmoConfig, OlmoForCausalLM),
-    }[family]
-    return _llama_like(config, model, vocabulary, context, activation or "silu", **more)
+        projection = activation or ("relu" if family == "t5" else "gated-gelu")
+        return AutoModelForSeq2SeqLM.from_config(
+            T5Config(
+                vocab_size=vocabulary,
+                d_model=WIDTH,
+                d_kv=8,
+                d_ff=48,
+                num_layers=2,
+                num_heads=4,
+                feed_forward_proj=projection,
+                dropout_rate=0.0,
+                decoder_start_token_id=0,
+            )
+        )
+    config = AutoConfig.for_model(family, **_settings(family, vocabulary, context, activation) | more)
+    return AutoModelForCausalLM.from_config(config)
 
 
 @functools.cache

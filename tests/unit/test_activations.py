@@ -10,13 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isotone._activation_names import announce
 from isotone.config.constraint import Constraint
 from isotone.constraints import certify, constrain
 from isotone.constraints.activations import isotonic_floor
 from isotone.errors import ConfigurationError
 from isotone.models import family_of, load_model, save_model
-from isotone.models.activations import SHAPES, MonotoneActivation
+from isotone.models.activations import SHAPES, MonotoneActivation, register
 from transformers import AutoModelForCausalLM
 from transformers.activations import ACT2FN
 
@@ -116,10 +115,10 @@ def test_an_activation_without_a_known_turn_is_refused():
     assert constrain(zoo.tiny("opt"), constraint, IDS).config.activation_function == "relu"
 
 
-LOAD = "import isotone, sys; from transformers import AutoModelForCausalLM as M; M.from_pretrained(sys.argv[1])"
+LOAD = "import isotone.models.activations, sys; from transformers import AutoModelForCausalLM as M; M.from_pretrained(sys.argv[1])"
 
 
-def test_exported_activations_load_after_import_isotone_and_fail_clearly_without(tmp_path, monkeypatch):
+def test_exported_activations_load_after_their_module_is_imported_and_fail_clearly_without(tmp_path, monkeypatch):
     constraint = Constraint(scope="mlp_both", init="lift", activation="isotonic")
     model = constrain(zoo.tiny("gpt_neox"), constraint, IDS)
     save_model(model, None, tmp_path / "m")
@@ -130,5 +129,5 @@ def test_exported_activations_load_after_import_isotone_and_fail_clearly_without
     monkeypatch.delitem(ACT2FN, "isotone_gelu")
     with pytest.raises(KeyError, match="isotone_gelu"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "m")
-    announce()  # what `import isotone` does when transformers is there already
+    register()  # what `import isotone.models.activations` does
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "m")(IDS).logits, model(IDS).logits)

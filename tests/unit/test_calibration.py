@@ -119,7 +119,7 @@ FITTED = [
 @pytest.mark.parametrize(("family", "scope", "cone"), FITTED)
 def test_calibrated_starts_stay_in_the_cone_and_beat_abs(family, scope, cone):
     def start(name, **more):
-        constraint = Constraint(scope=scope, cone=cone, start=name, map="project", **more)
+        constraint = Constraint(scope=scope, cone=cone, init=name, map="project", **more)
         model = constrain(zoo.tiny(family), constraint, IDS)
         assert all(layer["negatives"] == 0 for layer in certify(model, constraint, IDS)["layers"])
         return output_error(model, zoo.tiny(family), IDS)
@@ -133,7 +133,7 @@ def test_block_reconstruction_improves_the_block_and_is_deterministic(family, sc
     few = BlockReconstruction(steps=60, learning_rate=3e-3)
 
     def made(start):
-        constraint = Constraint(scope=scope, start=start, map="project", layers=[0], block_reconstruction=few)
+        constraint = Constraint(scope=scope, init=start, map="project", layers=[0], block_reconstruction=few)
         return constrain(zoo.tiny(family), constraint, IDS), constraint
 
     def block_error(model):

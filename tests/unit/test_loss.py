@@ -21,12 +21,24 @@ def inputs(
     return hidden, weight, bias, targets
 
 
+def capped(logits: torch.Tensor, cap: float) -> torch.Tensor:
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def test_a_tempered_head_divides_its_logits_whatever_follows_them() -> None:
+    hidden, weight, bias, _ = inputs()
+    for cap in (0.0, 2.5):
+        head = Head(weight, bias, 0.7, cap)
+        with torch.no_grad():
+            assert torch.allclose(head.tempered(3.0).logits(hidden), head.logits(hidden) / 3.0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(1, 0), (64, 0), (1024, 0), (64, 1), (64, 7), (1024, 25), (64, 64)])
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_token_nll_is_cross_entropy(rows: int, columns: int, scale: float) -> None:
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, 0.0), (0.5, 0.0), (0.5, 3.0)])
+def test_token_nll_is_cross_entropy(rows: int, columns: int, scale: float, cap: float) -> None:
     hidden, weight, bias, targets = inputs()
-    plain = functional.cross_entropy(scale * (hidden @ weight.T + bias), targets, reduction="none")
-    ours = token_nll(hidden, weight, targets, bias=bias, scale=scale, rows=rows, columns=columns)
+    plain = functional.cross_entropy(capped(scale * (hidden @ weight.T + bias), cap), targets, reduction="none")
+    ours = token_nll(hidden, Head(weight, bias, scale, cap), targets, rows=rows, columns=columns)
     assert torch.allclose(ours, plain, atol=1e-5)
     assert (ours[targets == -100] == 0).all()
     upstream = torch.randn(len(targets))
@@ -38,21 +50,21 @@ def test_token_nll_is_cross_entropy(rows: int, columns: int, scale: float) -> No
 
 def test_only_wanted_gradients_are_made_and_all_ignored_is_zero() -> None:
     hidden, weight, _, targets = inputs()
-    loss = token_nll(hidden, weight.detach(), targets).sum()
+    loss = token_nll(hidden, Head(weight.detach()), targets).sum()
     loss.backward()
     assert hidden.grad is not None
-    nothing = token_nll(hidden.detach(), weight, torch.full_like(targets, -100)).sum()
+    nothing = token_nll(hidden.detach(), Head(weight), torch.full_like(targets, -100)).sum()
     nothing.backward()
     assert float(nothing) == 0
     assert float(weight.grad.abs().max()) == 0
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_the_training_form_has_the_same_sum_and_gradient(scale: float) -> None:
+@pytest.mark.parametrize(("scale", "cap"), [(1.0, 0.0), (3.0, 0.0), (3.0, 4.0)])
+def test_the_training_form_has_the_same_sum_and_gradient(scale: float, cap: float) -> None:
     hidden, weight, bias, targets = inputs()
-    plain = functional.cross_entropy(scale * (hidden @ weight.T + bias), targets, reduction="sum") / 9
+    plain = functional.cross_entropy(capped(scale * (hidden @ weight.T + bias), cap), targets, reduction="sum") / 9
     wanted = torch.autograd.grad(plain, (hidden, weight, bias))
-    ours = summed_loss(hidden, Head(weight, bias, scale), targets) / 9
+    ours = summed_loss(hidden, Head(weight, bias, scale, cap), targets) / 9
     found = torch.autograd.grad(ours, (hidden, weight, bias))
     assert torch.allclose(ours, plain)
     for one, other in zip(wanted, found, strict=True):
@@ -84,7 +96,7 @@ def test_bf16_hidden_states_give_a_right_mean() -> None:
     exact = functional.cross_entropy(hidden.float() @ weight.T, targets, reduction="mean")
     scored = int((targets >= 0).sum())
     assert abs(float(summed_loss(hidden, Head(weight), targets)) / scored - float(exact)) < 0.02 * float(exact)
-    assert abs(float(token_nll(hidden, weight, targets).sum()) / scored - float(exact)) < 0.02 * float(exact)
+    assert abs(float(token_nll(hidden, Head(weight), targets).sum()) / scored - float(exact)) < 0.02 * float(exact)
     loss = summed_loss(hidden, Head(weight), targets)
     loss.backward()
     assert hidden.grad.dtype == torch.bfloat16
@@ -100,7 +112,7 @@ def test_a_token_that_the_head_excludes_costs_no_precision() -> None:
     expected_N = functional.cross_entropy(
         hidden_ND.double() @ weight_VD.double().T + bias_V, targets_N, reduction="none"
     )
-    found_N = token_nll(hidden_ND, weight_VD, targets_N, bias=bias_V, columns=8)
+    found_N = token_nll(hidden_ND, Head(weight_VD, bias_V), targets_N, columns=8)
     torch.testing.assert_close(found_N.double(), expected_N, rtol=1e-5, atol=1e-5)
 
 
@@ -108,7 +120,7 @@ def test_logits_of_huge_size_stay_finite() -> None:
     hidden, weight = torch.full((4, 2), 300.0), torch.tensor([[300.0, 300.0], [0.0, 0.0], [-300.0, -300.0]])
     loss = summed_loss(hidden, Head(weight), torch.tensor([0, 0, 0, 0]))
     assert float(loss) == 0
-    assert float(token_nll(hidden, weight, torch.tensor([1, 1, 1, 1])).mean()) == pytest.approx(180_000)
+    assert float(token_nll(hidden, Head(weight), torch.tensor([1, 1, 1, 1])).mean()) == pytest.approx(180_000)
 
 
 def test_chunks_shrink_with_the_vocabulary_and_shapes_are_checked() -> None:
@@ -117,6 +129,6 @@ def test_chunks_shrink_with_the_vocabulary_and_shapes_are_checked() -> None:
     assert chunk_rows(1 << 30) == 1
     hidden, weight, _, targets = inputs()
     with pytest.raises(ValueError, match=r"\[N, D\]"):
-        token_nll(hidden[None], weight, targets)
+        token_nll(hidden[None], Head(weight), targets)
     with pytest.raises(ValueError, match=r"\[N, D\]"):
         summed_loss(hidden, Head(weight), targets[1:])

@@ -26,10 +26,10 @@ def smallest(model, constraint):
     return min(float(projection.weight_OI.min()) for projection in constrained(model, constraint))
 
 
-@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("family", zoo.EARLIER)
 @pytest.mark.parametrize("start", ["abs", "relu"])
 def test_abs_and_relu_touch_the_scope_and_nothing_else(family, start):
-    before, constraint = zoo.tiny(family), Constraint(scope=scope_of(family), start=start)
+    before, constraint = zoo.tiny(family), Constraint(scope=scope_of(family), init=start)
     after = constrain(zoo.tiny(family), constraint)
     inside = set(weight_maps(after, constraint))
     for name, parameter in before.named_parameters():
@@ -162,7 +162,7 @@ def test_a_projected_start_keeps_exact_zeros_and_a_softplus_start_has_none():
 @pytest.mark.parametrize("start", ["nnls", "nnls_block"])
 def test_starts_that_look_at_activations_ask_for_text(start):
     with pytest.raises(ConfigurationError, match="needs calibration text"):
-        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", start=start))
+        constrain(zoo.tiny("gpt_neox"), Constraint(scope="mlp_both", init=start))
 
 
 def test_a_start_is_deterministic():
@@ -176,7 +176,7 @@ def test_a_start_is_deterministic():
 def test_the_strict_cone_starts_inside_itself(family, start):
     from isotone.constraints.coordinates import coordinates_of
 
-    constraint = Constraint(scope="mlp_both", start=start, cone="strict")
+    constraint = Constraint(scope="mlp_both", init=start, cone="strict")
     model = constrain(zoo.tiny(family), constraint)
     for projection in constrained(model, constraint):
         coordinates = coordinates_of(projection, "strict")

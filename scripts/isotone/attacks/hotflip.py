@@ -24,6 +24,7 @@ from isotone.attacks.proposals import Flip, best_flips, flipped, fresh_flips, ra
 from isotone.attacks.search import Plan, Position, State, Trace, search
 from isotone.attacks.spec import AttackSpec, Cost
 from isotone.config.schema import setting
+from isotone.models import token_vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,7 @@ class Ranking:
     def __post_init__(self) -> None:
         import torch
 
-        self.embedding_VD = self.objective.scorer.embedding.weight.detach().float().cpu()
+        self.embedding_VD = token_vectors(self.objective.scorer.embedding).cpu()
         allowed = torch.from_numpy(self.vocabulary.allowed)
         self.allowed_AD = self.embedding_VD[allowed]
         self.index_V = torch.full((len(self.embedding_VD),), -1)

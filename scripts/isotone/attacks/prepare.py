@@ -31,7 +31,7 @@ def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_fo
         ConfigurationError: if documents or tokens are too few, or the two parts share a text.
     """
     tokenizer = models.load_tokenizer(tokenizer_folder)
-    rows = embedding_rows(tokenizer_folder, len(tokenizer))
+    rows = embedding_rows(tokenizer_folder, 1 + max(tokenizer.get_vocab().values()))
     test_split, search_split = TokenSplit.open(test_folder), TokenSplit.open(search_folder)
     test, passed_test = shared.select(texts_of(test_split), job.shared.documents, job.shared, tokenizer, "test")
     search, passed_search = shared.select(
@@ -58,11 +58,15 @@ def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_fo
 
 
 def embedding_rows(folder: Path, tokens: int) -> int:
-    """Rows of the model's embedding, which may be padded beyond the tokenizer's tokens."""
+    """Rows of the model's embedding, which may be padded beyond the tokenizer's last token.
+
+    Args:
+        tokens: one more than the tokenizer's largest id.
+    """
     config = read_json(folder / "config.json")
     rows = int(config.get("vocab_size", tokens))
     if rows < tokens:
         raise ConfigurationError(
-            f"{folder}: the tokenizer has {tokens} tokens, but the model has {rows} embedding rows. They do not belong together."
+            f"{folder}: the tokenizer's largest id is {tokens - 1}, but the model has {rows} embedding rows. They do not belong together."
         )
     return rows

@@ -14,6 +14,7 @@ from isotone.attacks.objective import Ledger, TextObjective, check_numbers
 from isotone.attacks.spec import Effort
 from isotone.attacks.trigger import Slots, TriggerObjective, by_length, search_trigger
 from isotone.evaluation.journal import Journal
+from isotone.models import token_vectors
 from isotone.records import Json
 
 
@@ -24,7 +25,7 @@ def find_triggers(
     keys = [f"restart {restart} effort {context.effort}" for restart in range(effort.restarts)]
     todo = [restart for restart, key in enumerate(keys) if key not in journal.done]
     if todo:
-        embedding_VD = context.objective.scorer.embedding.weight.detach().float().cpu()
+        embedding_VD = token_vectors(context.objective.scorer.embedding).cpu()
         propose = Slots(embedding_VD, context.vocabulary, effort.candidates, effort.topk)
         target = TriggerObjective(context.objective, documents, effort.length)
         for restart in todo:

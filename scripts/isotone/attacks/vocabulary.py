@@ -33,9 +33,9 @@ class Vocabulary:
 
 
 def pieces_of(tokenizer: Tokenizer, rows: int) -> list[str]:
-    """Text of each of ``rows`` embedding rows; rows behind the tokenizer's last token are padding: ""."""
-    known = min(rows, len(tokenizer))
-    return [str(tokenizer.decode([index])) for index in range(known)] + [""] * (rows - known)
+    """Text of each of ``rows`` embedding rows; rows that are no token are padding: ""."""
+    known = set(tokenizer.get_vocab().values())
+    return [str(tokenizer.decode([index])) if index in known else "" for index in range(rows)]
 
 
 def allowed_tokens(pieces: list[str], special: list[int], kind: str) -> np.ndarray:

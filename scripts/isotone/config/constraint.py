@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 
-SCOPES = ["none", "mlp_in", "mlp_both", "mlp_in_attn_out", "gated_updown", "gated_all"]
+# The roles that each scope constrains; see isotone.models.families.
+SCOPE_ROLES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "mlp_in": ("ffn_in",),
+    "mlp_both": ("ffn_in", "ffn_out"),
+    "mlp_in_attn_out": ("ffn_in", "attention_out"),
+    "gated_updown": ("ffn_up", "ffn_out"),
+    "gated_all": ("ffn_gate", "ffn_up", "ffn_out"),
+}
+SCOPES = list(SCOPE_ROLES)
 MAPS = ["softplus", "exp", "square", "abs", "project", "sign_frozen", "free"]
 INITS = ["keep", "abs", "relu", "nnls", "nnls_block", "lift", "no_ffn"]
 

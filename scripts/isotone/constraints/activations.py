@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from isotone.config.constraint import Constraint
 from isotone.constraints.capture import capture
-from isotone.constraints.scopes import selected_sublayers
+from isotone.constraints.scopes import require_one_net, selected_sublayers
 from isotone.errors import ConfigurationError
 from isotone.models.activations import NON_DECREASING, PREFIX, SHAPES, MonotoneActivation, base_name, register
 from isotone.models.families import family_of
@@ -18,22 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MARGIN = 1e-6  # above the turn, so that rounding in fp32 leaves no falling stretch
-
-
-def activation_of(model: PreTrainedModel) -> str:
-    """The name of the model's activation in transformers."""
-    config: Any = model.config
-    if family_of(model).activation_key == "feed_forward_proj":
-        return config.dense_act_fn
-    return getattr(config, family_of(model).activation_key)
-
-
-def _rename(model: PreTrainedModel, name: str) -> None:
-    config, key = model.config, family_of(model).activation_key
-    if key == "feed_forward_proj":
-        config.dense_act_fn = name
-        name = f"gated-{name}" if config.is_gated_act else name
-    setattr(config, key, name)
 
 
 def isotonic_floor(name: str, z: Tensor) -> float:
@@ -70,40 +54,45 @@ def replace_activations(model: PreTrainedModel, settings: Constraint, ids_BT: Te
     """Replace the activation in place, as ``settings.activation`` says; the configuration names the new one.
 
     ``relu`` loads in plain transformers. ``clamp`` and ``isotonic`` are ``isotone_<name>``: they load after
-    ``import isotone``. Layers that ``settings.layers`` leaves out keep their function (a floor of -inf).
+    ``import isotone.models.activations``. Layers that ``settings.layers`` leaves out keep their function (a floor of -inf).
 
     Raises:
         ConfigurationError: if the activation has no known turn, or ``relu`` is asked for some layers only.
     """
-    name = base_name(activation_of(model))
+    family = family_of(model)
+    name = base_name(family.activation_of(model.config))
     if name in NON_DECREASING and settings.activation != "relu":
         return
     sublayers = selected_sublayers(model, settings)
-    everything = family_of(model).sublayers(model)
+    everything = family.sublayers(model)
     if settings.activation == "relu":
         if len(sublayers) < len(everything):
             raise ConfigurationError(
                 "constraint.activation is relu and constraint.layers selects some layers, but one configuration names one "
                 "activation for all. Choose clamp or isotonic, or all layers."
             )
+        family.rename_activation(model.config, "relu")
         for sublayer in everything:
             model.set_submodule(sublayer.activation_name, nn.ReLU())
-        _rename(model, "relu")
         return
     if name not in SHAPES:
         raise ConfigurationError(
             f'constraint.activation is {settings.activation}, but Isotone does not know where "{name}" falls. '
             f"It knows: {', '.join(SHAPES)}. Choose relu or keep."
         )
+    family.rename_activation(model.config, PREFIX + name)
     register()
     floors = {sublayer.layer: SHAPES[name].turn + MARGIN for sublayer in sublayers}
     if settings.activation == "isotonic" and ids_BT is not None:
         # the activation's argument is what its first branch wrote
-        entrances = {sublayer.layer: sublayer.entrances[0].name for sublayer in sublayers}
-        seen = capture(model, ids_BT, list(entrances.values()))
-        floors = {layer: isotonic_floor(name, seen[path].outputs_NO) for layer, path in entrances.items()}
+        entrances = [sublayer.entrances[0] for sublayer in sublayers]
+        require_one_net(model, "constraint.activation isotonic")
+        seen = capture(model, ids_BT, [entrance.name for entrance in entrances])
+        floors = {
+            entrance.layer: isotonic_floor(name, entrance.output(seen[entrance.name].outputs_NO))
+            for entrance in entrances
+        }
     device = next(model.parameters()).device
     for sublayer in everything:
         floor = floors.get(sublayer.layer, float("-inf"))
         model.set_submodule(sublayer.activation_name, MonotoneActivation(name, floor).to(device))
-    _rename(model, PREFIX + name)

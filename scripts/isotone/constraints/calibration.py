@@ -20,13 +20,13 @@ from isotone.constraints.maps import weight_maps
 from isotone.constraints.nnls import problem, solve
 from isotone.constraints.scopes import constrained
 from isotone.errors import ConfigurationError
-from isotone.models.families import Projection, Sublayer, family_of
+from isotone.models.families import FAMILIES, family_of
+from isotone.models.parts import Projection, Sublayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BATCH = 512  # tokens per step of block reconstruction
-BIASABLE = {"llama": "mlp_bias"}  # families whose configuration can switch feed-forward biases on
 
 
 def add_biases(model: PreTrainedModel) -> None:
@@ -40,16 +40,15 @@ def add_biases(model: PreTrainedModel) -> None:
     without = [projection for projection in projections if projection.bias is None]
     if not without:
         return
-    key = BIASABLE.get(family.name)
-    if key is None:
+    if not family.bias_key:
         raise ConfigurationError(
             f"constraint.add_bias is true, but a {family.name} model has no feed-forward biases that plain transformers "
-            f"could load. Set it to false (families that can: {', '.join(BIASABLE)})."
+            f"could load. Set it to false (families that can: {', '.join(name for name, row in FAMILIES.items() if row.bias_key)})."
         )
     for projection in without:
         weight = projection.parameter
         projection.module.register_parameter("bias", nn.Parameter(weight.new_zeros(weight.shape[0])))
-    setattr(model.config, key, True)
+    setattr(model.config, family.bias_key, True)
 
 
 def _fit(student: Projection, x_NI: Tensor, y_NO: Tensor, settings: Constraint) -> None:
@@ -59,13 +58,13 @@ def _fit(student: Projection, x_NI: Tensor, y_NO: Tensor, settings: Constraint) 
         x_NI = into_centred(x_NI)
     elif coordinates.side == "outputs":
         y_NO = into_centred(y_NO)
-    start = coordinates.read(student.parameter.detach())
+    start = coordinates.read(student.stored)
     turned = student.transposed and not coordinates.side  # centred coordinates are [out, in] in every family
     start_OI = start.T if turned else start
     task = problem(x_NI, y_NO, ridge=settings.calibration.ridge, free_bias=student.bias is not None)
     found_OI = solve(task, start_OI, settings.calibration.iterations).to(start)
     weight = coordinates.write((found_OI.T if turned else found_OI).contiguous())
-    student.parameter.copy_(weight)
+    student.stored.copy_(weight)
     if student.bias is not None:
         if coordinates.side == "outputs":  # the bias alone may leave the centred space
             student.bias.copy_(targets_NO.double().mean(0) - student.weight_OI.double() @ x_NI.double().mean(0))
@@ -110,8 +109,7 @@ def reconstruct(
         decay.step()
         for name, value in parameters.items():
             if name in maps:
-                coordinates = maps[name].coordinates
-                value.data.copy_(coordinates.write(coordinates.read(value.data).clamp_min(0)))
+                value.data.copy_(maps[name].inside_cone(value.data))
     whole_before = (net(seen.inputs_NI, net.parameters()) - targets_ND).square().mean()
     if (net(seen.inputs_NI, parameters) - targets_ND).square().mean() < whole_before:
         for name, value in parameters.items():
@@ -131,12 +129,13 @@ class _Net:
         for projection in (*self.sublayer.entrances, self.sublayer.exit):
             found[projection.weight_name] = projection.parameter
             if projection.bias is not None:
-                found[f"{projection.name}.bias"] = projection.bias
+                found[f"{projection.name}.bias"] = projection.module.get_parameter("bias")
         return found
 
     def _apply(self, projection: Projection, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        weight_OI = projection.oriented(parameters[projection.weight_name])
-        return nn.functional.linear(x, weight_OI, parameters.get(f"{projection.name}.bias"))
+        weight_OI = projection.oriented(projection.part(parameters[projection.weight_name]))
+        bias = parameters.get(f"{projection.name}.bias")
+        return nn.functional.linear(x, weight_OI, None if bias is None else projection.output(bias))
 
     def __call__(self, x_ND: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         branches = [self._apply(entrance, x_ND, parameters) for entrance in self.sublayer.entrances]
@@ -163,10 +162,11 @@ def calibrate(
     for sublayer in family_of(student).sublayers(student):
         stages = _stages(sublayer, inside)
         for stage in stages:
-            names = [projection.name for projection in stage]
+            names = list(dict.fromkeys(projection.name for projection in stage))
             ours, wanted = capture(student, ids_BT, names), capture(teacher, ids_BT, names)
             for projection in stage:
-                _fit(projection, ours[projection.name].inputs_NI, wanted[projection.name].outputs_NO, settings)
+                target_NO = projection.output(wanted[projection.name].outputs_NO)
+                _fit(projection, ours[projection.name].inputs_NI, target_NO, settings)
         if stages and settings.init == "nnls_block":
             entrance, exit_name = sublayer.entrances[0].name, sublayer.exit.name
             seen = capture(student, ids_BT, [entrance], outputs=False)[entrance]

@@ -9,7 +9,7 @@ Shape suffixes: B = sequences, T = positions, N = samples, D = width, F = hidden
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from isotone.config.constraint import Constraint
 from isotone.constraints.capture import capture
+from isotone.constraints.comparable import vacuous
 from isotone.constraints.coordinates import coordinates_of
 from isotone.constraints.maps import weight_maps
 from isotone.constraints.paths import Path, lowest_pre_activations, ordered_pairs, path_of
 from isotone.constraints.scopes import constrained
 from isotone.models.activations import SHAPES, base_name
-from isotone.models.families import Projection, Sublayer, family_of
+from isotone.models.families import family_of
+from isotone.models.parts import Projection, Sublayer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 VERDICTS = ["certified", "conditional", "not_monotone_by_design", "violated"]  # from best to worst
 SIGNED_MAPS = {"sign_frozen", "free"}
 PAIRS, JACOBIAN_SAMPLES, JACOBIAN_SIDE = 256, 8, 256
+EXPERTS = 8  # of a layer's experts, so many are sampled; the weights of all are checked
 CONFIDENCE = 0.95
 MOVED = 0.9
 
@@ -43,9 +46,9 @@ def weights_of(projection: Projection, cone: str) -> dict[str, Any]:
     function and no coordinate shows it.
     """
     coordinates = coordinates_of(projection, cone)
-    inside = coordinates.read(projection.parameter.detach())
+    inside = coordinates.read(projection.stored)
     slack = 1e-6 * float(inside.abs().max()) if coordinates.side else 0.0
-    outside = coordinates.write(inside) - projection.parameter.detach()
+    outside = coordinates.write(inside) - projection.stored
     return {
         "role": projection.role,
         "smallest_weight": float(inside.min()),
@@ -110,7 +113,7 @@ def smallest_jacobian(path: Path, x_ND: Tensor) -> float:
     return float(torch.as_tensor(jacobian).min())
 
 
-def monotone_units(path: Path, sublayer: Sublayer, in_front: bool, centring: bool) -> int:
+def monotone_units(path: Path, sublayer: Sublayer, centring: bool, expert: int = 0) -> int:
     """Hidden units that are monotone whatever the text: weights in the cone, and pre-activations that
     cannot reach the part where the unit falls."""
     slack = 1e-6 * float(path.exit[0].abs().max()) if path.centred else 0.0
@@ -119,9 +122,9 @@ def monotone_units(path: Path, sublayer: Sublayer, in_front: bool, centring: boo
         within_F = within_F & (weight_FD >= -slack).all(1)
     if path.non_decreasing and not path.gated:
         return int(within_F.sum())
-    if not in_front:
+    if sublayer.norm is None:  # what the net reads has no bound
         return 0
-    lowest = lowest_pre_activations(sublayer, centring)
+    lowest = lowest_pre_activations(sublayer, centring, expert)
     if path.gated:
         within_F = within_F & (lowest[0] >= 0) & (lowest[1] >= 0)
     else:
@@ -155,20 +158,14 @@ def moved_share(model: PreTrainedModel, settings: Constraint, before: Mapping[st
     """
     changed = entries = 0
     for projection in constrained(model, settings):
-        now, then = projection.parameter.detach(), before[projection.weight_name]
+        now, then = projection.stored, projection.part(before[projection.weight_name])
         changed += int((now != then.to(now)).sum())
         entries += now.numel()
     return changed / entries if entries else None
 
 
-def _layer(
-    model: PreTrainedModel, sublayer: Sublayer, settings: Constraint, roles: Mapping[str, Projection], x_BTD: Tensor
-) -> dict[str, Any]:
-    family = family_of(model)
-    path = path_of(model, sublayer, _activation_name(model), settings.cone)
-    weights = [weights_of(projection, settings.cone) for projection in roles.values()]
-    on_path = {projection.role for projection in roles.values()}
-    negatives = sum(entry["negatives"] for entry in weights)
+def _samples(path: Path, x_BTD: Tensor) -> dict[str, Any]:
+    """What sampling shows of one net around the inputs ``x_BTD``."""
     share, upper = falling_share(path, x_BTD)
     x_ND = x_BTD.flatten(0, 1)
     samples = x_ND[torch.linspace(0, len(x_ND) - 1, min(PAIRS, len(x_ND))).long()]
@@ -176,15 +173,50 @@ def _layer(
     points = torch.cat(
         [ordered_pairs(path, few, torch.Generator().manual_seed(2), far=away)[0] for away in (False, True)]
     )
-    order, far = order_test(path, samples), order_test(path, samples, far=True)
+    return {
+        "falling_share": share,
+        "falling_share_upper": upper,
+        "near": order_test(path, samples),
+        "far": order_test(path, samples, far=True),
+        "smallest_jacobian": smallest_jacobian(path, points),
+    }
+
+
+def _summed(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Order tests of several nets as one."""
+    return {
+        "pairs": sum(test["pairs"] for test in tests),
+        "violations": sum(test["violations"] for test in tests),
+        "worst_violation": max(test["worst_violation"] for test in tests),
+    }
+
+
+def _layer(
+    model: PreTrainedModel, sublayer: Sublayer, settings: Constraint, roles: Sequence[Projection], x_BTD: Tensor
+) -> dict[str, Any]:
+    family = family_of(model)
+    count = max(1, sublayer.experts)
+    sampled = sorted({round(index) for index in torch.linspace(0, count - 1, min(count, EXPERTS)).tolist()})
+    name = family.activation_of(model.config)
+    paths = [path_of(model, sublayer, name, settings.cone, expert) for expert in sampled]
+    path = paths[0]
+    weights = [weights_of(projection, settings.cone) for projection in roles]
+    on_path = {projection.role for projection in roles}
+    negatives = sum(entry["negatives"] for entry in weights)
+    seen = [_samples(each, x_BTD) for each in paths]
     centring = family.centring(model)
-    in_front = bool(getattr(model.config, "do_layer_norm_before", True))
+    order = _summed([each["near"] for each in seen])
+    units = [monotone_units(each, sublayer, centring, expert) for each, expert in zip(paths, sampled, strict=True)]
+    signed = settings.map in SIGNED_MAPS
     return {
         "layer": sublayer.layer,
         "sublayer": sublayer.name,
-        "verdict": verdict_of(path, on_path, set(family.roles), negatives, settings.map in SIGNED_MAPS),
-        "vacuous": bool(roles) and centring and settings.cone == "elementwise" and settings.map not in SIGNED_MAPS,
-        "input_space": "centred coordinates U^T x" if path.centred else "features x of the norm's output",
+        "verdict": verdict_of(path, on_path, set(family.roles), negatives, signed),
+        "vacuous": bool(roles) and settings.cone == "elementwise" and not signed and vacuous(sublayer, centring),
+        "input_space": _input_space(path, sublayer),
+        "output_space": "the net's own output, in front of a norm" if sublayer.norm_behind else "the residual stream",
+        "experts": sublayer.experts,
+        "experts_sampled": len(sampled) if sublayer.experts else 0,
         "constrained": sorted(on_path),
         "weights": weights,
         "smallest_weight": min((entry["smallest_weight"] for entry in weights), default=None),
@@ -192,27 +224,28 @@ def _layer(
         "entries": sum(entry["entries"] for entry in weights),
         "activation": path.activation_name,
         "non_decreasing": path.non_decreasing,
-        "falling_share": share,
-        "falling_share_upper": upper,
+        "falling_share": sum(each["falling_share"] for each in seen) / len(seen),
+        "falling_share_upper": max(each["falling_share_upper"] for each in seen),
         "worst_violation": order["worst_violation"],
         "pairs": order["pairs"],
         "violations": order["violations"],
-        "far": far,
-        "monotone_units": monotone_units(path, sublayer, in_front, centring),
-        "units": path.exit[0].shape[1],
-        "smallest_jacobian": smallest_jacobian(path, points),
+        "far": _summed([each["far"] for each in seen]),
+        "monotone_units": sum(units),
+        "units": path.exit[0].shape[1] * len(paths),
+        "smallest_jacobian": min(each["smallest_jacobian"] for each in seen),
     }
+
+
+def _input_space(path: Path, sublayer: Sublayer) -> str:
+    if path.centred:
+        return "centred coordinates U^T x"
+    return "features of the residual stream" if sublayer.norm is None else "features x of the norm's output"
 
 
 def _all_pairs(tests: list[dict[str, Any]]) -> dict[str, Any]:
     pairs, violations = sum(test["pairs"] for test in tests), sum(test["violations"] for test in tests)
     worst = max(test["worst_violation"] for test in tests)
     return {"pairs": pairs, "violations": violations, "share": violations / pairs, "worst_violation": worst}
-
-
-def _activation_name(model: PreTrainedModel) -> str:
-    config: Any = model.config
-    return config.dense_act_fn if hasattr(config, "dense_act_fn") else getattr(config, family_of(model).activation_key)
 
 
 @torch.no_grad()
@@ -236,9 +269,9 @@ def certify(
         non-negativity restricts nothing. See docs/constraints.md.
     """
     sublayers = family_of(model).sublayers(model)
-    by_layer: dict[int, dict[str, Projection]] = {sublayer.layer: {} for sublayer in sublayers}
+    by_layer: dict[int, list[Projection]] = {sublayer.layer: [] for sublayer in sublayers}
     for projection in constrained(model, settings):
-        by_layer[projection.layer][projection.name] = projection
+        by_layer[projection.layer].append(projection)
     seen = capture(model, ids_BT, [sublayer.entrances[0].name for sublayer in sublayers], outputs=False)
     layers = []
     for sublayer in sublayers:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isotone.models.families import Projection
+from isotone.models.parts import Projection
 
 
 def householder(width: int, like: Tensor) -> Tensor:

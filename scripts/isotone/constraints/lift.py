@@ -16,35 +16,43 @@ from torch import Tensor, nn
 
 from isotone.constraints.capture import capture
 from isotone.errors import ConfigurationError
-from isotone.models.families import Projection, Sublayer, family_of
+from isotone.models.families import family_of
+from isotone.models.parts import Projection, Sublayer
 
 FLOOR = 1e-4  # lifted weights are at least this: softplus has no inverse at zero
 
 
 @torch.no_grad()
 def fold_gain(sublayer: Sublayer) -> None:
-    """Move the gain and bias of the norm in front into the projections that read it: ``W diag(g)``, ``b + W beta``.
+    """Move the gain and bias of the norm in front into what reads it: ``W diag(g)``, ``b + W beta``.
 
-    The function stays; the norm is left with gain 1 and bias 0.
+    The function stays. Attention beside the net reads the same norm in some families and takes its part. The norm
+    is left with gain 1, and with bias 0 where every reader has a bias of its own; else with bias ``beta / g``.
 
     Raises:
-        ConfigurationError: if the norm has a bias and a projection has none to take it.
+        ConfigurationError: if a bias has to stay and a gain of zero leaves it no place.
     """
-    gain, shift = getattr(sublayer.norm, "weight", None), getattr(sublayer.norm, "bias", None)
-    for projection in sublayer.entrances:
-        if shift is not None and bool(shift.any()):
-            if projection.bias is None:
+    norm, gain, shift = sublayer.norm, sublayer.gain, sublayer.shift
+    if norm is None:
+        return
+    readers: list[tuple[Tensor, Tensor | None]] = [(entry.weight_OI, entry.bias) for entry in sublayer.entrances]
+    readers += [(reader.get_parameter("weight").detach(), getattr(reader, "bias", None)) for reader in sublayer.beside]
+    if shift is not None and bool(shift.any()):
+        if all(bias is not None for _, bias in readers):
+            for weight_OI, bias in readers:
+                torch.as_tensor(bias).add_(weight_OI @ shift)
+            shift.zero_()
+        elif gain is not None:
+            if bool((gain == 0).any()):
                 raise ConfigurationError(
-                    f"{projection.name} has no bias, so the bias of {sublayer.norm_name} cannot move into it. "
-                    "Choose constraint.init nnls or abs for this model."
+                    f"{sublayer.norm_name} has gains of zero, and not all that reads it has a bias, so its bias can neither "
+                    "move nor stay. Choose constraint.init nnls or abs for this model."
                 )
-            projection.bias.add_(projection.weight_OI @ shift)
-        if gain is not None:
-            projection.weight_OI.mul_(gain)
+            shift.div_(gain)
     if gain is not None:
-        gain.fill_(1.0)
-    if shift is not None:
-        shift.zero_()
+        for weight_OI, _ in readers:
+            weight_OI.mul_(gain)
+        norm.get_parameter("weight").fill_(1.0 - sublayer.gain_offset)
 
 
 def require_centring(model: nn.Module, what: str) -> None:
@@ -53,16 +61,31 @@ def require_centring(model: nn.Module, what: str) -> None:
     if not family.centring(model):
         raise ConfigurationError(
             f"{what} needs norms that centre their output and stand in front of every sublayer; this {family.name} "
-            "model has none. Llama-like models get them from constraint.norm rotate_center; else choose "
+            "model has none. Llama, Mistral and Qwen2 models get them from constraint.norm rotate_center; else choose "
             "constraint.init nnls or nnls_block and the elementwise cone."
         )
 
 
 @torch.no_grad()
-def lift_rows(projection: Projection) -> None:
-    """Add ``c_i = max(0, floor - min_j W_ij)`` to row i; invisible where inputs sum to zero."""
+def lift_rows(projection: Projection, total: float = 0.0) -> None:
+    """Add ``c_i = max(0, floor - min_j W_ij)`` to row i; invisible where inputs sum to a constant.
+
+    Args:
+        total: that constant, what the norm's bias sums to; the projection's bias then loses ``c_i total``.
+
+    Raises:
+        ConfigurationError: if it is not zero and the projection has no bias.
+    """
     weight_OI = projection.weight_OI
-    weight_OI += (FLOOR - weight_OI.amin(1, keepdim=True)).clamp_min(0)
+    constant_O = (FLOOR - weight_OI.amin(1)).clamp_min(0)
+    if total:
+        if projection.bias is None:
+            raise ConfigurationError(
+                f"{projection.name} has no bias, and the norm in front of it has one that can move nowhere else. "
+                "Choose constraint.init nnls or abs for this model."
+            )
+        projection.bias.sub_(constant_O * total)
+    weight_OI += constant_O[:, None]
 
 
 @torch.no_grad()
@@ -95,6 +118,7 @@ def outside_autocast(projections: Sequence[Projection]) -> None:
         projection.module.forward = types.MethodType(_in_fp32, projection.module)
 
 
+@torch.no_grad()
 def lift(model: nn.Module, projections: Sequence[Projection], ids_BT: Tensor | None) -> None:
     """Lift projections whose norms' gains are folded already; ``ids_BT`` gives mean inputs."""
     require_centring(model, "constraint.init lift")
@@ -103,8 +127,10 @@ def lift(model: nn.Module, projections: Sequence[Projection], ids_BT: Tensor | N
     if ids_BT is not None and writers:
         seen = capture(model, ids_BT, [writer.name for writer in writers])
         means = {name: rows.inputs_NI.double().mean(0) for name, rows in seen.items()}
+    shifts = {sublayer.layer: sublayer.shift for sublayer in family_of(model).sublayers(model)}
     for projection in projections:
         if projection in writers:
             lift_columns(projection, means.get(projection.name))
         else:
-            lift_rows(projection)
+            shift = shifts[projection.layer]
+            lift_rows(projection, 0.0 if shift is None else float(shift.detach().double().sum()))

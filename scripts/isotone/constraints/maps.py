@@ -6,8 +6,9 @@ per step: ``dV = pull_back(V, dW)``, a step on V, ``V = retract(V)``, ``W = forw
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from isotone.config.constraint import Constraint
 from isotone.constraints.coordinates import Coordinates, coordinates_of
 from isotone.constraints.scopes import constrained
 from isotone.models.families import family_of
+from isotone.models.parts import Projection, Share
 
 SMALLEST = 1e-12  # below it a weight counts as this: log and softplus have no inverse at zero
 LARGEST_SCALE = 50.0
@@ -111,6 +113,10 @@ class WeightMap:
         """V after a step, moved back to where it may be (``project``); else V itself."""
         return self.element.retract(latent)
 
+    def inside_cone(self, weight: Tensor, floor: float = 0.0) -> Tensor:
+        """The weight with every coordinate at least ``floor``."""
+        return self.coordinates.write(self.coordinates.read(weight).clamp_min(floor))
+
     def decayed(self, latent: Tensor, factor: float) -> Tensor:
         """V of ``factor`` W: weight decay that acts on W, where decay on V would pull W to f(0)."""
         shrunk = self.element.inverse(factor * self.element.forward(latent))
@@ -125,7 +131,74 @@ class WeightMap:
         return min(LARGEST_SCALE, 1 / mean) if mean > 0 else 1.0
 
 
-def weight_maps(model: nn.Module, settings: Constraint) -> dict[str, WeightMap]:
+@dataclass(frozen=True)
+class PartMap:
+    """The map of a parameter that is constrained in one part only (gate and up fused into one matrix).
+
+    The rest of V is the rest of W. The factor on the learning rate lies inside the map, V = scale x latent, so that
+    it reaches the constrained part alone.
+    """
+
+    inner: WeightMap
+    share: Share
+    scale: float
+
+    def _with(self, whole: Tensor, part: Tensor) -> Tensor:
+        made = whole.clone()
+        self.share.of(made).copy_(part)
+        return made
+
+    def inverse(self, weight: Tensor) -> Tensor:
+        """The latent of a weight, of its shape."""
+        return self._with(weight, self.inner.inverse(self.share.of(weight)) / self.scale)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """W of the latent."""
+        return self._with(latent, self.inner.forward(self.share.of(latent) * self.scale))
+
+    def pull_back(self, latent: Tensor, grad_weight: Tensor) -> Tensor:
+        """dL/d(latent) from dL/dW, by the chain rule."""
+        V, grad = self.share.of(latent) * self.scale, self.share.of(grad_weight)
+        return self._with(grad_weight.to(latent.dtype), self.inner.pull_back(V, grad) * self.scale)
+
+    def retract(self, latent: Tensor) -> Tensor:
+        """The latent after a step, its constrained part moved back to where it may be."""
+        return self._with(latent, self.inner.retract(self.share.of(latent)))  # it clamps at zero: no scale matters
+
+    def decayed(self, latent: Tensor, factor: float) -> Tensor:
+        """The latent of ``factor`` W, in the constrained part and outside it."""
+        inside = self.inner.decayed(self.share.of(latent) * self.scale, factor) / self.scale
+        return self._with(latent * factor, inside)
+
+    def inside_cone(self, weight: Tensor, floor: float = 0.0) -> Tensor:
+        """The weight with its constrained part moved into the cone."""
+        return self._with(weight, self.inner.inside_cone(self.share.of(weight), floor))
+
+    def learning_rate_scale(self, latent: Tensor) -> float:
+        """1: the factor is inside the map."""
+        return 1.0
+
+
+def _map_of(projection: Projection, settings: Constraint) -> WeightMap:
+    coordinates = coordinates_of(projection, settings.cone)
+    sign = None
+    if settings.map == "sign_frozen":
+        sign = torch.where(coordinates.read(projection.stored) < 0, -1.0, 1.0)
+    return WeightMap(settings.map, coordinates, sign, scale_learning_rate=settings.learning_rate_scale == "auto")
+
+
+def _merged(projections: list[Projection], settings: Constraint) -> WeightMap | PartMap:
+    """The map of one parameter, of which the projections are all that is constrained."""
+    share = projections[0].share
+    if share is None:
+        return _map_of(projections[0], settings)
+    if len(projections) == share.parts:
+        return _map_of(replace(projections[0], share=None), settings)
+    inner = _map_of(projections[0], settings)
+    return PartMap(inner, share, inner.learning_rate_scale(inner.inverse(projections[0].stored)))
+
+
+def weight_maps(model: nn.Module, settings: Constraint) -> dict[str, WeightMap | PartMap]:
     """The map of every constrained parameter, by its name in the model.
 
     Call it on the started model (`constrain`): ``sign_frozen`` reads its signs here.
@@ -136,13 +209,7 @@ def weight_maps(model: nn.Module, settings: Constraint) -> dict[str, WeightMap]:
     """
     if settings.init == "no_ffn":
         return {sublayer.exit.weight_name: WeightMap("zero") for sublayer in family_of(model).sublayers(model)}
-    maps = {}
+    by_weight: dict[str, list[Projection]] = defaultdict(list)
     for projection in constrained(model, settings):
-        coordinates = coordinates_of(projection, settings.cone)
-        sign = None
-        if settings.map == "sign_frozen":
-            sign = torch.where(coordinates.read(projection.parameter.detach()) < 0, -1.0, 1.0)
-        maps[projection.weight_name] = WeightMap(
-            settings.map, coordinates, sign, scale_learning_rate=settings.learning_rate_scale == "auto"
-        )
-    return maps
+        by_weight[projection.weight_name].append(projection)
+    return {name: _merged(projections, settings) for name, projections in by_weight.items()}

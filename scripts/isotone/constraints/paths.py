@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from isotone.constraints.coordinates import Coordinates, into_centred
 from isotone.models.activations import NON_DECREASING, SHAPES, MonotoneActivation, base_name
-from isotone.models.families import Projection, Sublayer
+from isotone.models.parts import Projection, Sublayer
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,20 @@ class Path:
         return name in NON_DECREASING
 
 
+def _weight(projection: Projection, expert: int) -> Tensor:
+    weight_OI = projection.weight_OI
+    return (weight_OI[expert] if projection.stacked else weight_OI).double()
+
+
 def _bias(projection: Projection) -> Tensor:
     if projection.bias is not None:
         return projection.bias.detach().double()
-    return projection.weight_OI.new_zeros(projection.weight_OI.shape[0], dtype=torch.float64)
+    return projection.weight_OI.new_zeros(projection.weight_OI.shape[-2], dtype=torch.float64)
 
 
 @torch.no_grad()
-def path_of(model: nn.Module, sublayer: Sublayer, activation_name: str, cone: str) -> Path:
-    """The path of a sublayer with the weights that the model really uses.
+def path_of(model: nn.Module, sublayer: Sublayer, activation_name: str, cone: str, expert: int = 0) -> Path:
+    """The path of a sublayer, or of one of its experts, with the weights that the model really uses.
 
     Under the strict cone the part of the weights outside the centred space is kept out:
     it is zero in a started model, which the certificate checks by the weights' round trip.
@@ -97,30 +102,30 @@ def path_of(model: nn.Module, sublayer: Sublayer, activation_name: str, cone: st
     exit_bias = _bias(sublayer.exit)
     return Path(
         entrances=tuple(
-            (inputs.read(projection.weight_OI.double()), _bias(projection)) for projection in sublayer.entrances
+            (inputs.read(_weight(projection, expert)), _bias(projection)) for projection in sublayer.entrances
         ),
-        exit=(outputs.read(sublayer.exit.weight_OI.double()), into_centred(exit_bias) if centred else exit_bias),
+        exit=(outputs.read(_weight(sublayer.exit, expert)), into_centred(exit_bias) if centred else exit_bias),
         activation=copy.deepcopy(model.get_submodule(sublayer.activation_name)).double(),
         activation_name=activation_name,
         centred=centred,
     )
 
 
-def lowest_pre_activations(sublayer: Sublayer, centring: bool) -> tuple[Tensor, ...]:
+def lowest_pre_activations(sublayer: Sublayer, centring: bool, expert: int = 0) -> tuple[Tensor, ...]:
     """The least value that each branch's pre-activation can take, whatever the text: [F] each.
 
     A norm's output before its gain has length at most sqrt(d), so ``w.x + b`` is at least
     ``b + w.beta - sqrt(d) |w * g|``; a centring norm leaves only the part of ``w * g`` that sums to zero.
     """
-    gain, shift = getattr(sublayer.norm, "weight", None), getattr(sublayer.norm, "bias", None)
+    gain, shift = sublayer.gain, sublayer.shift
     lowest = []
     for projection in sublayer.entrances:
-        weight_FD = projection.weight_OI.double()
+        weight_FD = _weight(projection, expert)
         offset_F = _bias(projection)
         if shift is not None:
             offset_F = offset_F + weight_FD @ shift.detach().double()
         if gain is not None:
-            weight_FD = weight_FD * gain.detach().double()
+            weight_FD = weight_FD * gain.double()
         if centring:
             weight_FD = weight_FD - weight_FD.mean(1, keepdim=True)
         lowest.append(offset_F - math.sqrt(weight_FD.shape[1]) * weight_FD.norm(dim=1))

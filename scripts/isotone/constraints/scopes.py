@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from isotone.config.constraint import Constraint
+from isotone.config.constraint import SCOPE_ROLES, Constraint
 from isotone.errors import ConfigurationError
-from isotone.models.families import Family, Projection, Sublayer, family_of
-
-SCOPE_ROLES: dict[str, tuple[str, ...]] = {
-    "none": (),
-    "mlp_in": ("ffn_in",),
-    "mlp_both": ("ffn_in", "ffn_out"),
-    "mlp_in_attn_out": ("ffn_in", "attention_out"),
-    "gated_updown": ("ffn_up", "ffn_out"),
-    "gated_all": ("ffn_gate", "ffn_up", "ffn_out"),
-}
+from isotone.models.families import family_of
+from isotone.models.family import Family
+from isotone.models.parts import Projection, Sublayer
 
 
 def scopes_of(family: Family) -> list[str]:
     """The scopes that fit a family, in the table's order."""
-    return [scope for scope, roles in SCOPE_ROLES.items() if roles and set(roles) <= set(family.known_roles)]
+    return family.scopes
 
 
 def selected_sublayers(model: nn.Module, settings: Constraint) -> list[Sublayer]:
@@ -39,6 +32,15 @@ def selected_sublayers(model: nn.Module, settings: Constraint) -> list[Sublayer]
     return [sublayer for sublayer in sublayers if not settings.layers or sublayer.layer in settings.layers]
 
 
+def require_one_net(model: nn.Module, what: str) -> None:
+    """Raise ConfigurationError where a layer has several nets, one for each expert, behind a router."""
+    if any(sublayer.experts for sublayer in family_of(model).sublayers(model)):
+        raise ConfigurationError(
+            f"{what} looks at what each matrix reads and writes, but the experts of this {family_of(model).name} model are "
+            "stacked and each sees other tokens. Choose constraint.init abs or relu, and activation keep or clamp."
+        )
+
+
 def constrained(model: nn.Module, settings: Constraint) -> list[Projection]:
     """The projections that the scope constrains, in the order in which the model computes them.
 
@@ -48,9 +50,8 @@ def constrained(model: nn.Module, settings: Constraint) -> list[Projection]:
     family = family_of(model)
     roles = SCOPE_ROLES[settings.scope]
     if roles and settings.scope not in scopes_of(family):
-        kind = "gated feed-forward" if family.gated else "plain feed-forward"
         raise ConfigurationError(
-            f'constraint.scope is "{settings.scope}", which matches nothing in this model ({family.name}, {kind}; '
+            f'constraint.scope is "{settings.scope}", which matches nothing in this model ({family.name}, {family.kind}; '
             f"roles found: {', '.join(family.known_roles)}). It knows: {', '.join(scopes_of(family))}. "
             'See config/README.md, "Constraint scopes".'
         )

@@ -12,9 +12,10 @@ from isotone.config.constraint import Constraint
 from isotone.constraints.coordinates import coordinates_of
 from isotone.constraints.lift import FLOOR, fold_gain, lift, outside_autocast, require_centring
 from isotone.constraints.maps import weight_maps
-from isotone.constraints.scopes import constrained, selected_sublayers
+from isotone.constraints.scopes import constrained, require_one_net, selected_sublayers
 from isotone.errors import ConfigurationError
-from isotone.models.families import Projection, family_of
+from isotone.models.families import family_of
+from isotone.models.parts import Projection
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,9 +53,9 @@ def rectify(projections: Sequence[Projection], settings: Constraint) -> None:
     """``abs`` or ``relu`` in the coordinates of the cone, without looking at activations."""
     for projection in projections:
         coordinates = coordinates_of(projection, settings.cone)
-        inside = coordinates.read(projection.parameter)
+        inside = coordinates.read(projection.stored)
         inside = inside.abs() if settings.init == "abs" else inside
-        projection.parameter.copy_(coordinates.write(inside.clamp_min(floor_of(settings))))
+        projection.stored.copy_(coordinates.write(inside.clamp_min(floor_of(settings))))
 
 
 @torch.no_grad()
@@ -65,8 +66,7 @@ def settle(model: nn.Module, settings: Constraint) -> None:
     for name, mapping in weight_maps(model, settings).items():
         parameter = model.get_parameter(name)
         if settings.map in MULTIPLICATIVE:  # fitted starts hold exact zeros
-            inside = mapping.coordinates.read(parameter)
-            parameter.copy_(mapping.coordinates.write(inside.clamp_min(FLOOR)))
+            parameter.copy_(mapping.inside_cone(parameter, FLOOR))
         parameter.copy_(mapping.forward(mapping.inverse(parameter)))
 
 
@@ -92,6 +92,7 @@ def constrain(model: PreTrainedModel, settings: Constraint, calibration: Tensor 
     if settings.init in ("nnls", "nnls_block"):
         import copy
 
+        require_one_net(model, f"constraint.init {settings.init}")
         teacher = copy.deepcopy(model)
     if settings.init == "lift" or settings.cone == "strict":
         for sublayer in selected_sublayers(model, settings):

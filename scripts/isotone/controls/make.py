@@ -20,6 +20,7 @@ from torch import Tensor
 
 from isotone.errors import ConfigurationError
 from isotone.models import family_of, head_of, hidden_states
+from isotone.models.parts import scale_gain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +69,7 @@ class Null:
 @torch.no_grad()
 def hidden_batches(model: PreTrainedModel, inputs_BT: Tensor) -> list[Tensor]:
     """Hidden states in front of the vocabulary projection, a few sequences at a time, one row per token."""
-    device = head_of(model)[0].device
+    device = head_of(model).weight_VD.device
     return [hidden_states(model, inputs.to(device)).flatten(0, 1) for inputs in inputs_BT.split(ROWS)]
 
 
@@ -89,12 +90,12 @@ def mean_nll(
     """
     from isotone.models.loss import token_nll
 
-    weight_VD, bias_V, scale = head_of(model)
+    head = head_of(model).tempered(temperature)
     total, count = 0.0, 0
     batches = hidden_batches(model, inputs_BT) if hidden is None else hidden
     for hidden_ND, targets in zip(batches, targets_BT.split(ROWS), strict=True):
-        flat = targets.to(weight_VD.device).flatten()
-        nll = token_nll(hidden_ND, weight_VD, flat, bias=bias_V, scale=scale / temperature)
+        flat = targets.to(head.weight_VD.device).flatten()
+        nll = token_nll(hidden_ND, head, flat)
         total += float(nll.double().sum())
         count += int((flat != UNSCORED).sum())
     return total / count
@@ -126,22 +127,23 @@ def scale_logits(model: PreTrainedModel, factor: float) -> None:
     Raises:
         ConfigurationError: if neither can take the factor.
     """
-    weight_VD, bias_V, _ = head_of(model)
-    norm = family_of(model).final_norm(model)
-    gain, shift = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    if gain is not None:
-        gain.mul_(factor)
-        if shift is not None:
-            shift.mul_(factor)
+    head, family = head_of(model), family_of(model)
+    norm = family.final_norm(model)
+    if getattr(norm, "weight", None) is not None:
+        scale_gain(norm, family.gain_offset, factor)
+        if getattr(norm, "bias", None) is not None:
+            norm.get_parameter("bias").mul_(factor)
     elif not model.config.tie_word_embeddings:
-        weight_VD.mul_(factor)
+        head.weight_VD.mul_(factor)
     else:
         raise ConfigurationError(
-            f"This {family_of(model).name} model's final norm has no gain and its vocabulary projection is tied to the "
+            f"This {family.name} model's final norm has no gain and its vocabulary projection is tied to the "
             "embedding, so no temperature can be exported. Take nulls.kinds without tempered."
         )
-    if bias_V is not None:
-        bias_V.mul_(factor)
+    if head.bias_V is not None:
+        head.bias_V.mul_(factor)
+    if head.cap:  # cap x tanh(logits / cap) scales with its cap
+        setattr(model.config, family.logits.cap, head.cap * factor)
 
 
 def _tempered(

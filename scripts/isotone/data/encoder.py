@@ -21,6 +21,7 @@ class Splitter:
 
     Attributes:
         backend: the tokenizer as JSON.
+        vocabulary: one more than the largest id; ids may have holes.
         template: digest of the files that a chat template may stand in.
     """
 
@@ -55,7 +56,7 @@ class Splitter:
         files = [path for name in ("chat_template.jinja", "tokenizer_config.json") if (path := folder / name).is_file()]
         return cls(
             backend=tokenizer.to_str(),
-            vocabulary=tokenizer.get_vocab_size(with_added_tokens=True),
+            vocabulary=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
             bos=ids["bos_token"],
             eos=ids["eos_token"],
             template=digest_of([file_digest(path) for path in files]),

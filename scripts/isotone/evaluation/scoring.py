@@ -90,13 +90,14 @@ class Scorer:
         self.prefix = prefix
         self.batch = batch
         self.device = next(model.parameters()).device
-        self.weight_VD, self.bias_V, self.scale = models.head_of(model)
+        self.head = models.head_of(model)
         self.embedding = models.embedding_of(model)
-        vocabulary, width = self.weight_VD.shape
+        vocabulary, width = self.head.weight_VD.shape
         self.rows = TILE // min(vocabulary, COLUMNS)
         inner = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None) or 4 * width
         self.pass_tokens = max(1, ACTIVATION_BYTES // (4 * (12 * width + 3 * inner)))
-        self.context = int(getattr(model.config, "max_position_embeddings", 0) or 1 << 30)
+        self.context = models.context_of(model.config) or 1 << 30
+        self.border = models.longrope_border(model.config)
 
     # --- batches -------------------------------------------------------------------------------------------------
 
@@ -147,7 +148,10 @@ class Scorer:
         longest = tokens = 0
         for window in windows:
             length = len(window.inputs)
-            if batch and (len(batch) >= self.fit(longest) or longest * (len(batch) + 1) > PADDING * (tokens + length)):
+            wasteful = longest * (len(batch) + 1) > PADDING * (tokens + length)
+            # padding would take a short text over the border, behind which positions are rotated otherwise
+            apart = length <= self.border < longest
+            if batch and (len(batch) >= self.fit(longest) or wasteful or apart):
                 yield batch
                 batch, longest, tokens = [], 0, 0
             batch.append(window)
@@ -176,15 +180,7 @@ class Scorer:
 
     def rows_nll(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """NLL of each row, nats, fp32; differentiable with respect to ``hidden_ND``."""
-        return loss.token_nll(
-            hidden_ND,
-            self.weight_VD,
-            targets_N,
-            bias=self.bias_V,
-            scale=self.scale,
-            rows=self.rows,
-            columns=COLUMNS,
-        )
+        return loss.token_nll(hidden_ND, self.head, targets_N, rows=self.rows, columns=COLUMNS)
 
     def inputs_of(self, ids_BT: Tensor) -> Tensor:
         """What goes into the model to score ``ids_BT``: the prefix, and all tokens but the last."""
@@ -255,7 +251,9 @@ class Scorer:
 
         def run(rows: Sequence[int]) -> list[list[tuple[Tensor, Tensor]]]:
             inputs_BS = self.inputs_of(ids_BT[rows[0] : rows[-1] + 1].to(self.device))
-            cache = self.model.base_model(input_ids=inputs_BS, use_cache=True).past_key_values
+            # the model's own kind of cache would drop what lies in front of a sliding window
+            cache: Any = DynamicCache()
+            self.model.base_model(input_ids=inputs_BS, past_key_values=cache, use_cache=True)
             return [[(layer.keys[row], layer.values[row]) for layer in cache.layers] for row in range(len(rows))]
 
         texts = self._in_batches(run, len(ids_BT), 2 * ids_BT.shape[1])
@@ -313,7 +311,7 @@ class Scorer:
         Args:
             temperature: of the losses in the result (logits / temperature), and of nothing else.
         """
-        head = loss.Head(self.weight_VD, self.bias_V, self.scale)
+        head = self.head
         sides = [self.inputs_of(ids_T[None].to(self.device)) for ids_T in (before_T, after_T)]
         if sides[0].shape == sides[1].shape:
             hidden = list(models.hidden_states(self.model, torch.cat(sides)))
@@ -322,7 +320,7 @@ class Scorer:
         count = min(len(hidden_SD) for hidden_SD in hidden)
         targets = [ids_T[-count:].to(self.device) for ids_T in (before_T, after_T)]
         parts: list[list[Tensor]] = []
-        size = loss.chunk_rows(len(self.weight_VD), self.rows)
+        size = loss.chunk_rows(len(head.weight_VD), self.rows)
         for first in range(0, count, size):
             rows = slice(first, min(first + size, count))
             logits = [head.logits(side_SD[-count:][rows]) for side_SD in hidden]

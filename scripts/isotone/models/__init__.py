@@ -1,20 +1,25 @@
 """Models: load, save, and find their parts by role in each architecture family."""
 
-from isotone.models.families import FAMILIES, Family, Projection, Sublayer, family_of
+from isotone.models.families import FAMILIES, family_of
+from isotone.models.family import Family, context_of, longrope_border
 from isotone.models.folder import load_model, load_tokenizer, save_model
-from isotone.models.forward import embedding_of, head_of, hidden_states, prefix_token
+from isotone.models.forward import embedding_of, head_of, hidden_states, prefix_token, token_vectors
+from isotone.models.parts import Projection, Sublayer
 
 __all__ = [
     "FAMILIES",
     "Family",
     "Projection",
     "Sublayer",
+    "context_of",
     "embedding_of",
     "family_of",
     "head_of",
     "hidden_states",
     "load_model",
     "load_tokenizer",
+    "longrope_border",
     "prefix_token",
     "save_model",
+    "token_vectors",
 ]

@@ -4,7 +4,7 @@ GELU, SiLU and their kin fall on part of the negative axis, so that a net of
 non-negative weights around them is not monotone. ``s(max(x, c))`` is monotone
 whenever s does not fall above c. The floor c is a buffer and travels with the
 weights; the configuration names the module as ``isotone_<activation>``. Plain
-transformers does not know that name and says so; after ``import isotone`` it does.
+transformers does not know that name and says so; after ``import isotone.models.activations`` it does.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ SHAPES: dict[str, Shape] = {
     "gelu_python": _GELU,
     "gelu_new": _TANH_GELU,
     "gelu_fast": _TANH_GELU,
+    "gelu_accurate": _TANH_GELU,
     "gelu_pytorch_tanh": _TANH_GELU,
     "quick_gelu": Shape(-0.7511542554412891, -0.0998393201288669, -1.4097281319127297),
     "silu": _SILU,
     "swish": _SILU,
 }
-NON_DECREASING = {"relu", "relu6", "leaky_relu", "linear", "sigmoid", "tanh"}
+NON_DECREASING = {"relu", "relu2", "relu6", "leaky_relu", "linear", "sigmoid", "tanh"}
 
 
 class MonotoneActivation(nn.Module):

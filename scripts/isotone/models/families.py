@@ -1,210 +1,60 @@
-"""Where each architecture family keeps its feed-forward weights, by role.
+"""The architecture families that Isotone knows, one row each: ALL that it knows of them stands here.
 
-One table row per family. A role is what a matrix does (``ffn_in``, ``ffn_gate``,
-``ffn_up``, ``ffn_out``, ``attention_out``), never a piece of its name: the same
-substring means different things in different families.
+A role is what a matrix does (``ffn_in``, ``ffn_gate``, ``ffn_up``, ``ffn_out``, ``attention_out``), never a
+piece of its name: the same substring means different things in different families. This module needs no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from isotone.errors import ConfigurationError
+from isotone.models.family import Family, Logits
 
-PLAIN = {"ffn_in", "ffn_out"}
-GATED = {"ffn_gate", "ffn_up", "ffn_out"}
+if TYPE_CHECKING:
+    from torch import nn
 
-
-@dataclass(frozen=True)
-class Projection:
-    """One linear map of the model: ``y = W x + b`` with W of shape [out, in].
-
-    Attributes:
-        role: what it does, see the module's text.
-        layer: index of its block, counted over all stacks.
-        name: dotted name of the module.
-        module: the module itself.
-        transposed: true where the parameter is stored as [in, out] (GPT-2's Conv1D).
-    """
-
-    role: str
-    layer: int
-    name: str
-    module: nn.Module
-    transposed: bool
-
-    @property
-    def weight_name(self) -> str:
-        """Name of the weight in ``model.named_parameters()``."""
-        return f"{self.name}.weight"
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The weight as the module stores it."""
-        return self.module.get_parameter("weight")
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias [out], or None."""
-        return getattr(self.module, "bias", None)
-
-    def oriented(self, stored: Tensor) -> Tensor:
-        """A tensor of the stored shape, seen as [out, in]; its own inverse."""
-        return stored.T if self.transposed else stored
-
-    @property
-    def weight_OI(self) -> Tensor:
-        """The weight as [out, in], without gradient; a view where the family allows it."""
-        return self.oriented(self.parameter.detach())
+GATE_UP_DOWN = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_out": "mlp.down_proj"}
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+NEOX_NET = {"ffn_in": "mlp.dense_h_to_4h", "ffn_out": "mlp.dense_4h_to_h"}
 
 
-@dataclass(frozen=True)
-class Sublayer:
-    """A feed-forward net with what surrounds it.
-
-    Attributes:
-        layer: index of its block, counted over all stacks.
-        name: dotted name of the block.
-        projections: by role; ``attention_out`` may hold several (T5's decoder).
-        norm, norm_name: the norm in front of the feed-forward net.
-        activation_name: dotted name of the activation module.
-    """
-
-    layer: int
-    name: str
-    projections: Mapping[str, Projection]
-    attention_out: tuple[Projection, ...]
-    norm: nn.Module
-    norm_name: str
-    activation_name: str
-
-    @property
-    def entrances(self) -> tuple[Projection, ...]:
-        """The projections that read the norm's output."""
-        return tuple(self.projections[role] for role in ("ffn_in", "ffn_gate", "ffn_up") if role in self.projections)
-
-    @property
-    def exit(self) -> Projection:
-        """The projection that writes into the residual stream."""
-        return self.projections["ffn_out"]
-
-    def of_role(self, role: str) -> tuple[Projection, ...]:
-        """All projections of a role; empty if the family has none."""
-        if role == "attention_out":
-            return self.attention_out
-        return (self.projections[role],) if role in self.projections else ()
+def _llama_like(name: str, **more: Any) -> Family:
+    facts: dict[str, Any] = {
+        "stacks": ("model.layers",),
+        "roles": GATE_UP_DOWN,
+        "attention_out": ("self_attn.o_proj",),
+        "norm": "post_attention_layernorm",
+        "activation": "mlp.act_fn",
+        "final_norm_path": "model.norm",
+        "centres": False,
+    }
+    return Family(name=name, **{**facts, **more})
 
 
-@dataclass(frozen=True)
-class Family:
-    """One row of the table; paths are dotted and relative to the model or to a block.
-
-    Attributes:
-        name: transformers' ``model_type``, with ``_gated`` for gated T5.
-        stacks: lists of blocks.
-        roles: role to path inside a block, ``|`` between alternatives of decoder blocks.
-        norm: the norm in front of the feed-forward net.
-        attention_norm: the norm in front of self-attention.
-        activation: the activation module.
-        final_norm_path: the norm in front of the vocabulary projection.
-        centres: whether the norms subtract the mean over features.
-        transposed: whether projections are stored as [in, out].
-    """
-
-    name: str
-    stacks: tuple[str, ...]
-    roles: Mapping[str, str]
-    norm: str
-    attention_norm: str
-    activation: str
-    final_norm_path: str
-    centres: bool
-    transposed: bool = False
-    attention_out: tuple[str, ...] = ()
-    activation_key: str = "hidden_act"
-    feed_forward_index: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def gated(self) -> bool:
-        """Whether two branches are multiplied inside the feed-forward net."""
-        return "ffn_gate" in self.roles
-
-    @property
-    def known_roles(self) -> list[str]:
-        """Every role that this family has."""
-        return [*self.roles, "attention_out"]
-
-    def layers(self, model: nn.Module) -> list[nn.Module]:
-        """The blocks of all stacks, in order."""
-        return [block for stack in self.stacks for block in model.get_submodule(stack).children()]
-
-    def final_norm(self, model: nn.Module) -> nn.Module:
-        """The norm in front of the vocabulary projection.
-
-        Raises:
-            ConfigurationError: if this model has none (OPT with norms behind its sublayers).
-        """
-        module = model.get_submodule(self.final_norm_path) if _has(model, self.final_norm_path) else None
-        if module is None:
-            raise ConfigurationError(f"This {self.name} model has no norm in front of its vocabulary projection.")
-        return module
-
-    def centring(self, model: nn.Module) -> bool:
-        """Whether every reader of the residual stream first removes its mean over features."""
-        config: Any = model.config
-        return self.centres and bool(getattr(config, "do_layer_norm_before", True))
-
-    def sublayers(self, model: nn.Module) -> list[Sublayer]:
-        """All feed-forward nets in order, with their neighbours."""
-        found: list[Sublayer] = []
-        for stack in self.stacks:
-            for index, block in enumerate(model.get_submodule(stack).children()):
-                found.append(
-                    self._sublayer(block, f"{stack}.{index}", len(found), self.feed_forward_index.get(stack, ""))
-                )
-        return found
-
-    def _sublayer(self, block: nn.Module, name: str, layer: int, place: str) -> Sublayer:
-        def projection(role: str, path: str) -> Projection:
-            return Projection(role, layer, f"{name}.{path}", block.get_submodule(path), self.transposed)
-
-        def there(path: str) -> str:
-            return path.replace("{ffn}", place)
-
-        norm = there(self.norm)
-        return Sublayer(
-            layer=layer,
-            name=name,
-            projections={role: projection(role, there(path)) for role, path in self.roles.items()},
-            attention_out=tuple(projection("attention_out", path) for path in self.attention_out if _has(block, path)),
-            norm=block.get_submodule(norm),
-            norm_name=f"{name}.{norm}",
-            activation_name=f"{name}.{there(self.activation)}",
-        )
+def _gemma(name: str, **more: Any) -> Family:
+    return _llama_like(
+        name,
+        norm="pre_feedforward_layernorm",
+        norm_behind=True,
+        gain_offset=1.0,
+        activation_key="hidden_activation",
+        logits=Logits(cap="final_logit_softcapping"),
+        **more,
+    )
 
 
-def _has(model: nn.Module, path: str) -> bool:
-    try:
-        return model.get_submodule(path) is not None
-    except AttributeError:
-        return False
-
-
-def _llama_like(name: str, centres: bool = False) -> Family:
-    return Family(
-        name=name,
-        stacks=("model.layers",),
-        roles={"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_out": "mlp.down_proj"},
-        attention_out=("self_attn.o_proj",),
-        norm="post_attention_layernorm",
-        attention_norm="input_layernorm",
-        activation="mlp.act_fn",
-        final_norm_path="model.norm",
-        centres=centres,
+def _experts(name: str) -> Family:
+    # The experts of a layer are one module with stacked tensors; some layers of Qwen3-MoE may be plain gated nets.
+    return _llama_like(
+        name,
+        roles={
+            "ffn_gate": "mlp.experts.gate_up_proj[0/2]|mlp.gate_proj",
+            "ffn_up": "mlp.experts.gate_up_proj[1/2]|mlp.up_proj",
+            "ffn_out": "mlp.experts.down_proj|mlp.down_proj",
+        },
+        activation="mlp.experts.act_fn|mlp.act_fn",
     )
 
 
@@ -216,74 +66,194 @@ def _t5(name: str, roles: Mapping[str, str]) -> Family:
         roles={role: f"{{ffn}}.DenseReluDense.{path}" for role, path in roles.items()},
         attention_out=("layer.0.SelfAttention.o", "layer.1.EncDecAttention.o"),
         norm="{ffn}.layer_norm",
-        attention_norm="layer.0.layer_norm",
         activation="{ffn}.DenseReluDense.act",
         final_norm_path="decoder.final_layer_norm",
         centres=False,
         activation_key="feed_forward_proj",
+        logits=Logits(tied_scale=True),
     )
 
 
-FAMILIES: dict[str, Family] = {
-    row.name: row
-    for row in (
-        Family(
-            name="gpt_neox",
-            stacks=("gpt_neox.layers",),
-            roles={"ffn_in": "mlp.dense_h_to_4h", "ffn_out": "mlp.dense_4h_to_h"},
-            attention_out=("attention.dense",),
-            norm="post_attention_layernorm",
-            attention_norm="input_layernorm",
-            activation="mlp.act",
-            final_norm_path="gpt_neox.final_layer_norm",
-            centres=True,
-        ),
-        Family(
-            name="gpt2",
-            stacks=("transformer.h",),
-            roles={"ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj"},
-            attention_out=("attn.c_proj",),
-            norm="ln_2",
-            attention_norm="ln_1",
-            activation="mlp.act",
-            final_norm_path="transformer.ln_f",
-            centres=True,
-            transposed=True,
-            activation_key="activation_function",
-        ),
-        Family(
-            name="opt",
-            stacks=("model.decoder.layers",),
-            roles={"ffn_in": "fc1", "ffn_out": "fc2"},
-            attention_out=("self_attn.out_proj",),
-            norm="final_layer_norm",
-            attention_norm="self_attn_layer_norm",
-            activation="activation_fn",
-            final_norm_path="model.decoder.final_layer_norm",
-            centres=True,
-            activation_key="activation_function",
-        ),
-        _llama_like("llama"),
-        _llama_like("mistral"),
-        _llama_like("qwen2"),
-        _llama_like("olmo", centres=True),
-        _t5("t5", {"ffn_in": "wi", "ffn_out": "wo"}),
-        _t5("t5_gated", {"ffn_gate": "wi_0", "ffn_up": "wi_1", "ffn_out": "wo"}),
-    )
-}
+ROWS = (
+    Family(
+        name="gpt_neox",
+        stacks=("gpt_neox.layers",),
+        roles=NEOX_NET,
+        attention_out=("attention.dense",),
+        norm="post_attention_layernorm",
+        activation="mlp.act",
+        final_norm_path="gpt_neox.final_layer_norm",
+        centres=True,
+    ),
+    Family(
+        name="gpt2",
+        stacks=("transformer.h",),
+        roles={"ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj"},
+        attention_out=("attn.c_proj",),
+        norm="ln_2",
+        activation="mlp.act",
+        final_norm_path="transformer.ln_f",
+        centres=True,
+        transposed=True,
+        activation_key="activation_function",
+    ),
+    Family(
+        name="gptj",
+        stacks=("transformer.h",),
+        roles={"ffn_in": "mlp.fc_in", "ffn_out": "mlp.fc_out"},
+        attention_out=("attn.out_proj",),
+        norm="ln_1",
+        beside={"ln_1": ("attn.q_proj", "attn.k_proj", "attn.v_proj")},
+        activation="mlp.act",
+        final_norm_path="transformer.ln_f",
+        centres=True,
+        activation_key="activation_function",
+        attention="eager",
+    ),
+    Family(
+        name="opt",
+        stacks=("model.decoder.layers",),
+        roles={"ffn_in": "fc1", "ffn_out": "fc2"},
+        attention_out=("self_attn.out_proj",),
+        norm="final_layer_norm",
+        in_front_key="do_layer_norm_before",
+        activation="activation_fn",
+        final_norm_path="model.decoder.final_layer_norm",
+        centres=True,
+        activation_key="activation_function",
+    ),
+    Family(
+        name="bloom",
+        stacks=("transformer.h",),
+        roles=NEOX_NET,
+        attention_out=("self_attention.dense",),
+        norm="post_attention_layernorm",
+        activation="mlp.gelu_impl",
+        fixed_activation="gelu_new",
+        final_norm_path="transformer.ln_f",
+        centres=True,
+        attention="eager",
+    ),
+    Family(
+        name="falcon",
+        stacks=("transformer.h",),
+        roles=NEOX_NET,
+        attention_out=("self_attention.dense",),
+        norm="ln_mlp|post_attention_layernorm|input_layernorm",
+        beside={"input_layernorm": ("self_attention.query_key_value",)},
+        activation="mlp.act",
+        final_norm_path="transformer.ln_f",
+        centres=True,
+        activation_key="activation",
+    ),
+    Family(
+        name="mpt",
+        stacks=("transformer.blocks",),
+        roles={"ffn_in": "ffn.up_proj", "ffn_out": "ffn.down_proj"},
+        attention_out=("attn.out_proj",),
+        norm="norm_2",
+        activation="ffn.act",
+        fixed_activation="gelu",
+        final_norm_path="transformer.norm_f",
+        centres=True,
+        attention="eager",
+    ),
+    Family(
+        name="phi",
+        stacks=("model.layers",),
+        roles={"ffn_in": "mlp.fc1", "ffn_out": "mlp.fc2"},
+        attention_out=("self_attn.dense",),
+        norm="input_layernorm",
+        beside={"input_layernorm": QKV},
+        activation="mlp.activation_fn",
+        final_norm_path="model.final_layernorm",
+        centres=True,
+    ),
+    Family(
+        name="persimmon",
+        stacks=("model.layers",),
+        roles=NEOX_NET,
+        attention_out=("self_attn.dense",),
+        norm="post_attention_layernorm",
+        activation="mlp.act",
+        final_norm_path="model.final_layernorm",
+        centres=True,
+    ),
+    _llama_like("nemotron", roles={"ffn_in": "mlp.up_proj", "ffn_out": "mlp.down_proj"}, centres=True, gain_offset=1.0, bias_key="mlp_bias"),
+    _llama_like("starcoder2", roles={"ffn_in": "mlp.c_fc", "ffn_out": "mlp.c_proj"}, activation="mlp.act", centres=True),
+    _llama_like("llama", bias_key="mlp_bias"),
+    _llama_like("mistral"),
+    _llama_like("qwen2"),
+    _llama_like("qwen3"),
+    _llama_like("smollm3", bias_key="mlp_bias"),
+    _llama_like("granite", bias_key="mlp_bias", logits=Logits(over="logits_scaling")),
+    _llama_like(
+        "phi3",
+        roles={"ffn_gate": "mlp.gate_up_proj[0/2]", "ffn_up": "mlp.gate_up_proj[1/2]", "ffn_out": "mlp.down_proj"},
+        activation="mlp.activation_fn",
+    ),
+    _llama_like("olmo", centres=True),
+    _llama_like("olmo2", norm="", norm_behind=True),
+    _llama_like(
+        "stablelm", norm="post_attention_layernorm|input_layernorm", beside={"input_layernorm": QKV}, centres=True
+    ),
+    _llama_like(
+        "cohere",
+        norm="input_layernorm",
+        beside={"input_layernorm": QKV},
+        centres=True,
+        logits=Logits(times="logit_scale"),
+    ),
+    _gemma("gemma2", attention="eager"),
+    _gemma("gemma3_text"),
+    _experts("qwen3_moe"),
+    _experts("mixtral"),
+    _t5("t5", {"ffn_in": "wi", "ffn_out": "wo"}),
+    _t5("t5_gated", {"ffn_gate": "wi_0", "ffn_up": "wi_1", "ffn_out": "wo"}),
+)  # fmt: skip
+FAMILIES: dict[str, Family] = {row.name: row for row in ROWS}
+
+
+def family_of_config(config: Any) -> Family | None:
+    """The row of a configuration (a mapping as in config.json, or transformers' object); None if there is none."""
+    if isinstance(config, Mapping):
+        gated = str(config.get("feed_forward_proj", "")).startswith("gated-")
+        name = str(config.get("model_type"))
+    else:
+        gated, name = bool(getattr(config, "is_gated_act", False)), config.model_type
+    return FAMILIES.get(f"{name}_gated" if gated else name)
 
 
 def family_of(model: nn.Module) -> Family:
     """The table row of a model.
 
     Raises:
-        ConfigurationError: if the library does not know the family.
+        ConfigurationError: if the library does not know the family; says what the model's blocks look like and
+            what a row needs.
     """
+    row = family_of_config(model.config)
+    if row is not None:
+        return row
     config: Any = model.config
-    name = config.model_type + ("_gated" if getattr(config, "is_gated_act", False) else "")
-    if name not in FAMILIES:
-        raise ConfigurationError(
-            f'This model\'s family is "{name}", which Isotone does not know. It knows: {", ".join(FAMILIES)}. '
-            "Choose another model, or add a row to the table in isotone/models/families.py."
-        )
-    return FAMILIES[name]
+    raise ConfigurationError(
+        f'This model\'s family is "{config.model_type}", which Isotone does not know. It knows: {", ".join(FAMILIES)}. '
+        f"{describe_blocks(model)} A row in isotone/models/families.py says where the blocks are (stacks), which module "
+        "has which role (ffn_in and ffn_out, or ffn_gate, ffn_up and ffn_out; attention_out), which norm stands in front "
+        "of the feed-forward net and whether it subtracts the mean (centres), the activation and the configuration's key "
+        "for it, and the last norm (final_norm_path). CONTRIBUTING.md goes through one. Or choose another model."
+    )
+
+
+def describe_blocks(model: nn.Module) -> str:
+    """In words: the longest list of blocks in a model, and the modules with weights inside its first block."""
+    lists = {name: module for name, module in model.named_modules() if type(module).__name__ == "ModuleList"}
+    if not lists:
+        return "It has no list of blocks."
+    name = max(lists, key=lambda each: len(lists[each]))
+    block = next(lists[name].children())
+    parts = [
+        f"{path} ({type(module).__name__})"
+        for path, module in block.named_modules()
+        if path and (list(module.parameters(recurse=False)) or not list(module.children()))
+    ]
+    return f"Its {len(lists[name])} blocks are {name}.*; the first has {', '.join(parts)}."

@@ -1,40 +1,90 @@
-"""Model folders: plain Hugging Face format, fp32, safetensors, nothing else."""
+"""Model folders: plain Hugging Face format, fp32, safetensors, nothing else.
+
+How a model is loaded is decided here alone. What the study says about it (`Loading`) is written into the folder's
+config.json by the step setup, stays there through constraining, training and export, and is read again by every
+program that loads the folder.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from isotone.errors import ConfigurationError, InputOutputError
+from isotone.models.compatible import older_keys
+from isotone.models.families import family_of_config
+from isotone.models.files import DamagedWeights, check_files
 from isotone.records import read_json, whole_folder
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # The automatic class goes by the model's family and would put that family's own rules of splitting
 # text (Qwen2's, for one) in place of the ones that tokenizer.json states.
 GENERIC_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
+RECORD = "isotone"  # key of config.json that holds the record
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded, and where it came from.
+
+    Attributes:
+        attention: ``sdpa`` or ``eager``; a family that has only one takes that one (`Family.attention`).
+        origin: source, and name, revision or path, for people.
+    """
+
+    attention: str = "sdpa"
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, config: Any) -> None:
+        """Put the record into a configuration, which takes it along wherever it is saved."""
+        setattr(config, RECORD, asdict(self))
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Loading:
+        """The record in a config.json; the defaults where there is none."""
+        found = config.get(RECORD)
+        if not isinstance(found, Mapping) or found.get("attention") not in ("sdpa", "eager"):
+            return Loading()
+        return Loading(found["attention"], dict(found.get("origin") or {}))
+
+
+def attention_of(loading: Loading, config: Any) -> str:
+    """The attention that a model really uses: the family's only one, else the record's."""
+    family = family_of_config(config)
+    return (family.attention if family else "") or loading.attention
 
 
 def load_model(
-    folder: Path, *, attention: str = "sdpa", device: str | torch.device = "cpu", trust_remote_code: bool = False
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    loading: Loading | None = None,
+    trust_remote_code: bool = False,
+    where: str = "",
 ) -> PreTrainedModel:
     """Load a model folder in fp32, in evaluation mode.
 
     Args:
-        attention: ``sdpa`` or ``eager``.
         device: where the weights go.
+        loading: how, for a folder that Isotone did not write; else the folder's own record says it.
+        trust_remote_code: run code that comes with the folder where transformers has none for its architecture.
+        where: the setting that named the folder, for messages.
 
     Raises:
-        InputOutputError: damaged weights.
-        ConfigurationError: no such folder, no safetensors, an unknown architecture, or weights that do not fit
-            the configuration.
+        InputOutputError: damaged weights in a folder that no setting names.
+        ConfigurationError: no such folder, no safetensors, an unknown architecture, quantised weights, or weights that
+            do not fit the configuration.
     """
+    import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.utils.logging import disable_progress_bar
@@ -44,47 +94,95 @@ def load_model(
     register()
     disable_progress_bar()
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ConfigurationError(f"{folder} is not a model folder: it has no config.json. Name a Hugging Face folder.")
-    if not any(folder.glob("*.safetensors")):
-        others = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights at all"
-        raise ConfigurationError(
-            f"{folder} has no *.safetensors file (found: {others}). Isotone reads no pickles; "
-            "convert the weights first."
-        )
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    written = _checked(folder, where)
+    loading = loading or Loading.of(written)
+    options: dict[str, Any] = {
+        "local_files_only": True,
+        "trust_remote_code": _own_code(written, trust_remote_code, folder, where),
+    }
     try:
         config = AutoConfig.from_pretrained(folder, **options)
-    except (ValueError, KeyError) as error:  # OSError is trouble with the disk, and passes
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # OSError is trouble with the disk, and passes
         raise ConfigurationError(
-            f"{folder}/config.json describes no model that this version of transformers knows ({error}). "
+            f"{where}{folder}/config.json describes no model that this version of transformers knows ({first_line(error)}). "
             "Correct its model_type, or name another folder."
         ) from None
-    factory = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    loader: Any = factory
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # plain weights beside a method that nobody knows
+    loader: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         model, report = loader.from_pretrained(
             folder,
+            config=config,
             dtype=torch.float32,
             use_safetensors=True,
-            attn_implementation=attention,
+            attn_implementation=attention_of(loading, config),
             output_loading_info=True,
             **options,
         )
     except SafetensorError as error:
-        raise InputOutputError(
-            f"{folder}: its model.safetensors is damaged ({error}). Delete the folder, and make or fetch it again."
-        ) from None
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ConfigurationError(
-            f"{folder} lacks {len(missing)} weights that its config.json asks for ({', '.join(missing[:3])} ...). "
-            "The folder is incomplete; make or fetch it again."
-        )
+        raise _damaged(folder, where, str(error)) from None
+    except (ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ConfigurationError(f"{where}{folder} cannot be loaded ({first_line(error)}).") from None
+    check_whole(report, f"{where}{folder}")
+    loading.write(model.config) if loading.origin or RECORD in written else None
     return model.to(device).eval()
 
 
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def _checked(folder: Path, where: str) -> dict[str, Any]:
+    try:
+        return check_files(folder, where)
+    except DamagedWeights as error:
+        raise _damaged(folder, where, str(error)) from None
+
+
+def _damaged(folder: Path, where: str, reason: str) -> ConfigurationError | InputOutputError:
+    if where:
+        return ConfigurationError(f"{where}{folder} holds damaged weights ({reason}). Copy them again.")
+    return InputOutputError(
+        f"{folder}: its model.safetensors is damaged ({reason}). Delete the folder, and make or fetch it again."
+    )
+
+
+def _own_code(config: Mapping[str, Any], trusted: bool, folder: Path, where: str) -> bool:
+    """Whether the folder's own code runs: only if trusted, and only where transformers has none.
+
+    Raises:
+        ConfigurationError: if it would have to run and is not trusted.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if config.get("model_type") in CONFIG_MAPPING:
+        return False
+    if not trusted:
+        own = " It brings code of its own, which Isotone does not run" if config.get("auto_map") else " It is unknown"
+        raise ConfigurationError(
+            f"{where}{folder}/config.json has model_type {config.get('model_type')!r}.{own}. If you have read that code and trust "
+            "it, write model.trust_remote_code: true."
+        )
+    return True
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_whole(report: Mapping[str, Any], where: str) -> None:
+    """Insist that no weight was missing: transformers would fill it with random numbers.
+
+    Raises:
+        ConfigurationError: listing some of the missing weights.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigurationError(
+            f"{where} lacks {len(missing)} weights that its config.json asks for ({', '.join(missing[:3])} ...). "
+            "The folder is incomplete, or its files belong to another model; make or fetch it again."
+        )
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, where: str = "") -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model folder.
 
     Raises:
@@ -92,27 +190,47 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    settings = Path(folder) / "tokenizer_config.json"
-    generic = settings.is_file() and read_json(settings).get("tokenizer_class") in GENERIC_TOKENIZERS
+    folder = Path(folder)
+    settings = folder / "tokenizer_config.json"
+    generic = (
+        settings.is_file() and (folder / "tokenizer.json").is_file() and _class_named(settings) in GENERIC_TOKENIZERS
+    )
     factory: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
     try:
         tokenizer = factory.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{folder} has no tokenizer that transformers can load ({error}).") from None
-    for trace in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(trace, None)  # how it was loaded; would be saved and change the bytes
+    except Exception as error:  # tokenizers raises plain Exception for a broken tokenizer.json
+        if isinstance(error, MemoryError):
+            raise
+        raise ConfigurationError(
+            f"{where}{folder} has no tokenizer that transformers can load ({first_line(error)})."
+        ) from None
+    forget_loading(tokenizer)
     return tokenizer
+
+
+def _class_named(settings: Path) -> str:
+    try:
+        return str(read_json(settings).get("tokenizer_class"))
+    except ValueError:
+        return ""
+
+
+def forget_loading(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Drop how a tokenizer was loaded, which would be saved with it and change its bytes."""
+    for trace in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(trace, None)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
     """Write a plain Hugging Face folder with fp32 safetensors; whole or absent.
 
     The bytes depend on weights, configuration and tokenizer alone: no path of this machine
-    goes into config.json.
+    goes into config.json. transformers 4 reads the same function (`isotone.models.compatible`).
 
     Raises:
         OSError: if it cannot be written.
     """
+    import torch
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
@@ -127,5 +245,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from None
             raise
+        config = json.loads((part / "config.json").read_text(encoding="utf-8"))
+        if added := older_keys(config):
+            text = json.dumps({**config, **added}, indent=2, sort_keys=True) + "\n"
+            (part / "config.json").write_text(text, encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save_pretrained(part)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from isotone.models.loss import Head
+
+AGREEMENT = 1e-4  # of the largest logit; another function is off by far more, rounding by far less
 
 
 def hidden_states(
@@ -44,22 +47,63 @@ def hidden_states(
     ).last_hidden_state
 
 
-def head_of(model: PreTrainedModel) -> tuple[Tensor, Tensor | None, float]:
-    """The vocabulary projection: ``(weight_VD, bias_V or None, scale)``, logits = scale (W h + b).
+def head_of(model: PreTrainedModel) -> Head:
+    """The vocabulary projection with the family's scale and soft cap.
 
     The weight is the parameter itself, so gradients flow into it.
     """
-    head = model.get_output_embeddings()
-    scale = model.config.d_model**-0.5 if getattr(model.config, "scale_decoder_outputs", False) else 1.0
-    return head.get_parameter("weight"), getattr(head, "bias", None), scale
+    from isotone.models.loss import Head
+
+    head: Any = model.get_output_embeddings()
+    logits = family_of(model).logits
+    return Head(
+        head.get_parameter("weight"),
+        getattr(head, "bias", None),
+        logits.scale_of(model.config),
+        logits.cap_of(model.config),
+    )
 
 
 def embedding_of(model: PreTrainedModel) -> nn.Embedding:
-    """The token embedding, [V, D]."""
+    """The token embedding, [V, D]; calling it gives what goes into the blocks."""
+    from torch import nn
+
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
         raise ConfigurationError(f"The input embedding is a {type(embedding).__name__}, not a table of token vectors.")
     return embedding
+
+
+def token_vectors(embedding: nn.Embedding) -> Tensor:
+    """What an embedding gives for each token, [V, D] fp32 without gradient: its table, scaled where it scales (Gemma)."""
+    table_VD = embedding.weight.detach().float()
+    scale = getattr(embedding, "embed_scale", None)
+    return table_VD if scale is None else table_VD * float(scale)
+
+
+def check_agreement(model: PreTrainedModel, ids_BT: Tensor) -> float:
+    """Insist that hidden states and head give the logits that the model itself gives.
+
+    Returns:
+        The largest difference over the largest logit.
+
+    Raises:
+        ConfigurationError: if they differ: every loss and every gradient would be another function's.
+    """
+    import torch
+
+    with torch.no_grad():
+        own_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
+        ours_NV = head_of(model).logits(hidden_states(model, ids_BT).flatten(0, 1))
+        largest = float(own_BTV.abs().max())
+        gap = float((ours_NV.view_as(own_BTV) - own_BTV).abs().max()) / max(largest, 1e-30)
+    if not gap <= AGREEMENT:
+        raise ConfigurationError(
+            f"model: hidden states and vocabulary projection as Isotone reads them give logits that differ by {gap:.2g} of the "
+            f"largest from the model's own. The row of {family_of(model).name} in isotone/models/families.py does not fit this "
+            "model: its logits are scaled, capped or shifted in a way that the row does not say."
+        )
+    return gap
 
 
 def prefix_token(tokenizer: PreTrainedTokenizerBase, document_start: str) -> int | None:

@@ -11,7 +11,7 @@ bf16 input on CPU when it was tried: 9.19 where 10.88 was right.)
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,18 +23,28 @@ CHUNK_ELEMENTS = 1 << 22  # logits of one chunk: 16 MiB in fp32
 
 @dataclass(frozen=True)
 class Head:
-    """A vocabulary projection: ``logits = scale * (hidden @ weight.T + bias)``."""
+    """A vocabulary projection: ``logits = scale * (hidden @ weight.T + bias)``, then ``cap * tanh(logits / cap)``."""
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
     scale: float = 1.0
+    cap: float = 0.0  # 0: none
 
     def logits(self, hidden_RD: Tensor, columns: slice = slice(None)) -> Tensor:
         """fp32 logits of some rows, for some tokens; the product itself runs in the hidden states' type."""
         logits_RC = (hidden_RD @ self.weight_VD[columns].T.to(hidden_RD.dtype)).float()
         if self.bias_V is not None:
             logits_RC += self.bias_V[columns].float()
-        return logits_RC if self.scale == 1.0 else logits_RC * self.scale
+        logits_RC = logits_RC if self.scale == 1.0 else logits_RC * self.scale
+        return logits_RC.div_(self.cap).tanh_().mul_(self.cap) if self.cap else logits_RC
+
+    def slope(self, logits_RC: Tensor) -> Tensor | None:
+        """Derivative of the cap, from what it gave; None where there is no cap, 1 everywhere."""
+        return 1 - (logits_RC / self.cap).square() if self.cap else None
+
+    def tempered(self, temperature: float) -> Head:
+        """The head whose logits are these divided by ``temperature``, the cap's effect included."""
+        return replace(self, scale=self.scale / temperature, cap=self.cap / temperature)
 
 
 def chunk_rows(vocabulary: int, rows: int = 1024) -> int:
@@ -71,8 +81,10 @@ class _Gradients:
         bias = head.bias_V
         self.bias_V = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and wanted[2] else None
 
-    def add(self, rows: slice, hidden_RD: Tensor, grad_RV: Tensor) -> None:
-        """Take dL/dlogits of some rows (consumed: it is scaled in place)."""
+    def add(self, rows: slice, hidden_RD: Tensor, grad_RV: Tensor, slope_RV: Tensor | None) -> None:
+        """Take dL/dlogits of some rows (consumed: it is scaled in place) and the slope of the head's cap there."""
+        if slope_RV is not None:
+            grad_RV.mul_(slope_RV)
         if self.head.scale != 1.0:
             grad_RV.mul_(self.head.scale)
         low_RV = grad_RV.to(hidden_RD.dtype)
@@ -95,28 +107,30 @@ class _TokenNLL(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         targets_N: Tensor,
-        scale: float,
+        head: Head,
         rows: int,
         columns: int,
     ) -> Tensor:
-        head = Head(weight_VD, bias_V, scale)
         nll_N = hidden_ND.new_zeros(len(targets_N), dtype=torch.float32)
         for part in _chunks(len(targets_N), rows):
             nll_N[part] = _row_nll(head, hidden_ND[part], targets_N[part], columns)
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N)
-        ctx.scale, ctx.rows = scale, chunk_rows(len(weight_VD), rows)
+        ctx.scale, ctx.cap, ctx.rows = head.scale, head.cap, chunk_rows(len(weight_VD), rows)
         return nll_N.masked_fill_(targets_N < 0, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, targets_N = ctx.saved_tensors
         grad_N = grads[0].masked_fill(targets_N < 0, 0.0)
-        gathered = _Gradients(hidden_ND, Head(weight_VD, bias_V, ctx.scale), ctx.needs_input_grad[:3])
+        head = Head(weight_VD, bias_V, ctx.scale, ctx.cap)
+        gathered = _Gradients(hidden_ND, head, ctx.needs_input_grad[:3])
         for part in _chunks(len(targets_N), ctx.rows):
             hidden_RD = hidden_ND[part]
-            grad_RV = torch.softmax(gathered.head.logits(hidden_RD), dim=-1)
+            logits_RV = head.logits(hidden_RD)
+            slope_RV = head.slope(logits_RV)
+            grad_RV = torch.softmax(logits_RV, dim=-1)
             grad_RV.scatter_add_(1, targets_N[part].clamp_min(0)[:, None], torch.full_like(grad_RV[:, :1], -1.0))
-            gathered.add(part, hidden_RD, grad_RV.mul_(grad_N[part][:, None]))
+            gathered.add(part, hidden_RD, grad_RV.mul_(grad_N[part][:, None]), slope_RV)
         return (
             gathered.hidden_ND,
             _like(gathered.weight_VD, weight_VD),
@@ -140,11 +154,9 @@ def _check(hidden_ND: Tensor, targets_N: Tensor) -> None:
 
 def token_nll(
     hidden_ND: Tensor,
-    weight_VD: Tensor,
+    head: Head,
     targets_N: Tensor,
     *,
-    bias: Tensor | None = None,
-    scale: float = 1.0,
     rows: int = 1024,
     columns: int = 0,
     ignore: int = IGNORE,
@@ -166,8 +178,9 @@ def token_nll(
     _check(hidden_ND, targets_N)
     targets_N = targets_N.masked_fill(targets_N == ignore, -1)
     if not columns:
-        rows, columns = chunk_rows(len(weight_VD), rows), len(weight_VD)
-    return _TokenNLL.apply(hidden_ND, weight_VD, bias, targets_N, scale, rows, columns)  # type: ignore[no-any-return]
+        rows, columns = chunk_rows(len(head.weight_VD), rows), len(head.weight_VD)
+    parts = hidden_ND, head.weight_VD, head.bias_V
+    return _TokenNLL.apply(*parts, targets_N, head, rows, columns)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -188,18 +201,19 @@ class _SummedLoss(torch.autograd.Function):
         weight_VD: Tensor,
         bias_V: Tensor | None,
         targets_N: Tensor,
-        scale: float,
+        head: Head,
         teacher: Teacher | None,
     ) -> Tensor:
-        gathered = _Gradients(hidden_ND, Head(weight_VD, bias_V, scale), ctx.needs_input_grad[:3])
+        gathered = _Gradients(hidden_ND, head, ctx.needs_input_grad[:3])
         total = hidden_ND.new_zeros((), dtype=torch.float64 if hidden_ND.device.type == "cpu" else torch.float32)
         for part in _chunks(len(targets_N), chunk_rows(len(weight_VD))):
             hidden_RD, targets_R = hidden_ND[part], targets_N[part]
             unscored_R = targets_R < 0
-            logits_RV = gathered.head.logits(hidden_RD)
+            logits_RV = head.logits(hidden_RD)
+            slope_RV = head.slope(logits_RV)
             loss_R, grad_RV = _row_loss(logits_RV, targets_R.clamp_min(0), teacher, part)
             total += loss_R.masked_fill(unscored_R, 0.0).sum(dtype=total.dtype)
-            gathered.add(part, hidden_RD, grad_RV.masked_fill_(unscored_R[:, None], 0.0))
+            gathered.add(part, hidden_RD, grad_RV.masked_fill_(unscored_R[:, None], 0.0), slope_RV)
         ctx.grads = gathered.hidden_ND, _like(gathered.weight_VD, weight_VD), _like(gathered.bias_V, bias_V)
         return total.float()
 
@@ -263,4 +277,4 @@ def summed_loss(
     _check(hidden_ND, targets_N)
     targets_N = targets_N.masked_fill(targets_N == ignore, -1)
     with torch.autocast(hidden_ND.device.type, enabled=False):  # the type of the hidden states decides
-        return _SummedLoss.apply(hidden_ND, head.weight_VD, head.bias_V, targets_N, head.scale, teacher)  # type: ignore[no-any-return]
+        return _SummedLoss.apply(hidden_ND, head.weight_VD, head.bias_V, targets_N, head, teacher)  # type: ignore[no-any-return]

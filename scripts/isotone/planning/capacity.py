@@ -17,8 +17,11 @@ from isotone.config.data import Model
 from isotone.config.training import Training
 from isotone.environment import total_memory
 from isotone.errors import ConfigurationError
+from isotone.models.families import family_of_config
+from isotone.models.files import LAYER_KEYS
 
 GIB = 2**30
+HEAD_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,33 @@ KNOWN = {
     "Qwen/Qwen2.5-7B": Shape(28, 3584, 18944, 28, 4, 128, 152064, False, True, True),
     "SmolLM2-135M": Shape(30, 576, 1536, 9, 3, 64, 49152, True, True),
 }
-GATED = {"llama", "mistral", "qwen2", "olmo"}
+
+
+def _first(config: dict[str, Any], *keys: str) -> Any:
+    """The value of the first key that says something; None if none does."""
+    return next((config[key] for key in keys if config.get(key)), None)
 
 
 def shape_of_config(config: dict[str, Any]) -> Shape:
     """The shape behind a Hugging Face config.json.
 
+    All experts of a layer count as one wide net: right for memory, and more FLOPs than a token costs.
+
     Raises:
         KeyError: if it does not say.
     """
-    gated = config.get("model_type") in GATED
-    hidden = config.get("hidden_size") or config["n_embd"]
-    heads = config.get("num_attention_heads") or config["n_head"]
+    row = family_of_config(config)
+    gated = row is not None and row.gated
+    hidden, heads = _first(config, "hidden_size", "n_embd", "d_model"), _first(config, *HEAD_KEYS)
+    layers = _first(config, *LAYER_KEYS)
+    if hidden is None or heads is None or layers is None:
+        raise KeyError("hidden size, heads or layers")
+    experts = _first(config, "num_local_experts", "num_experts") or 1
+    inner = _first(config, "moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
     return Shape(
-        layers=config.get("num_hidden_layers") or config["n_layer"],
+        layers=layers,
         hidden=hidden,
-        intermediate=config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * hidden,
+        intermediate=experts * (inner or 4 * hidden),
         heads=heads,
         key_value_heads=config.get("num_key_value_heads") or heads,
         head=config.get("head_dim") or hidden // heads,

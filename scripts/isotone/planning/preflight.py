@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
+from isotone.models.families import FAMILIES, family_of_config
+from isotone.models.family import Family, context_of
+from isotone.models.files import check_files
 
-GATED = {"llama", "mistral", "qwen2"}
-PLAIN = {"gpt_neox", "gpt2", "opt"}
 SMALLEST_DISK = 200 * 2**20
 
 
-def _model_facts(study: Study) -> tuple[str, int]:
-    """Architecture family and context length, or ("", 0) where only a download can tell."""
+def _model_facts(study: Study) -> tuple[Family | None, int]:
+    """Architecture family and context length, or (None, 0) where only a download can tell."""
     model = study.model
     if model.source == "scratch":
-        return model.architecture.family, model.architecture.context
+        return FAMILIES[model.architecture.family], model.architecture.context
     if model.source == "local":
-        folder = Path(model.path)
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(
-                f'model.path is "{model.path}", which is not a Hugging Face model folder (no config.json there). '
-                "Give the folder that holds config.json and *.safetensors."
-            )
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config.get("model_type", ""), config.get("max_position_embeddings", config.get("n_positions", 0))
+        config = check_files(Path(model.path))
+        return family_of_config(config), context_of(config)
     if model.source == "gguf" and not model.path.startswith("package:") and not Path(model.path).is_file():
         raise ConfigurationError(f'model.path is "{model.path}", which does not exist. Give a .gguf file.')
-    return "", 0
+    return None, 0
 
 
 def _check_lengths(study: Study, context: int) -> None:
@@ -44,17 +38,16 @@ def _check_lengths(study: Study, context: int) -> None:
             )
 
 
-def _check_scopes(study: Study, family: str) -> None:
-    if family not in GATED | PLAIN:
+def _check_scopes(study: Study, family: Family | None) -> None:
+    if family is None:  # setup loads the model and says what it looks like
         return
-    kind = "gated" if family in GATED else "plain"
-    known = ["gated_updown", "gated_all"] if kind == "gated" else ["mlp_in", "mlp_both", "mlp_in_attn_out"]
+    known = family.scopes
     for name, arm in study.arms.items():
         scope = arm.constraint.scope
         if scope not in ("none", *known):
             raise ConfigurationError(
                 f'arms.{name}.constraint.scope is "{scope}", which matches nothing in this model '
-                f"({family}, {kind} feed-forward). It knows: {', '.join(known)}. See docs/constraints.md."
+                f"({family.name}, {family.kind}). It knows: {', '.join(known)}. See docs/constraints.md."
             )
 
 

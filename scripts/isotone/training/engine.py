@@ -15,7 +15,7 @@ from isotone.config.training import Training
 from isotone.data.sample_order import mix
 from isotone.errors import ConfigurationError
 from isotone.models import family_of, head_of, hidden_states
-from isotone.models.loss import Head, Teacher, summed_loss
+from isotone.models.loss import Teacher, summed_loss
 from isotone.records import Json
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class Engine:
             with torch.no_grad():
                 settings = self.training.distillation
                 guide = Teacher(
-                    self._hidden(teacher, inputs_BT), Head(*head_of(teacher)), settings.alpha, settings.temperature
+                    self._hidden(teacher, inputs_BT), head_of(teacher), settings.alpha, settings.temperature
                 )
         return summed_loss(
-            self._hidden(self.model, inputs_BT), Head(*head_of(self.model)), targets_BT.flatten(), teacher=guide
+            self._hidden(self.model, inputs_BT), head_of(self.model), targets_BT.flatten(), teacher=guide
         )
 
     def train(self, inputs_BT: Tensor, targets_BT: Tensor, *, seed: int, step: int, micro_batch: int) -> Tensor:
@@ -144,4 +144,4 @@ class Engine:
 
 
 def _vocabulary(model: PreTrainedModel) -> int:
-    return int(head_of(model)[0].shape[0])
+    return len(head_of(model).weight_VD)

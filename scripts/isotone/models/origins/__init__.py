@@ -24,11 +24,14 @@ def open_model(
         ConfigurationError: if it is not there, needs a token, holds only pickles, or needs remote code.
     """
     if settings.source == "scratch":
+        from isotone.models.folder import Loading
         from isotone.models.origins.scratch import new_model
 
         if documents is None:
             raise ValueError("a scratch model needs documents to train its tokenizer on")
-        model, tokenizer = new_model(settings.architecture, documents, seed)
+        model, tokenizer = new_model(settings.architecture, documents, seed, settings.attention)
+        if settings.attention != "sdpa":
+            Loading(settings.attention, {"source": "scratch"}).write(model.config)
     elif settings.source == "hub":
         from isotone.models.origins.hub import load_hub
 

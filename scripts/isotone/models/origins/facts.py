@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isotone.errors import ConfigurationError
-from isotone.models import embedding_of
+from isotone.models import context_of, embedding_of, family_of
+from isotone.models.forward import check_agreement
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-FEED_FORWARD = ("mlp", "feed_forward", "ffn", "fc1", "fc2", "DenseReluDense", "block_sparse_moe")
 
 
 def parameter_counts(model: PreTrainedModel) -> dict[str, int]:
     """Parameters in all, in feed-forward nets and in embeddings; a tied weight counts once."""
     counts = {"total": 0, "feed_forward": 0, "embedding": 0}
+    inside = feed_forward_parameters(model)
     embeddings = {
         id(module.weight)
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
@@ -28,31 +28,39 @@ def parameter_counts(model: PreTrainedModel) -> dict[str, int]:
         counts["total"] += weight.numel()
         if id(weight) in embeddings:
             counts["embedding"] += weight.numel()
-        elif any(part in FEED_FORWARD for part in name.split(".")):
+        elif name in inside:
             counts["feed_forward"] += weight.numel()
     return counts
 
 
-def context_of(model: PreTrainedModel) -> int:
-    """Longest sequence in tokens; 0 where the configuration does not say."""
-    for key in ("max_position_embeddings", "n_positions"):
-        if value := getattr(model.config, key, None):
-            return int(value)
-    return 0
+def feed_forward_parameters(model: PreTrainedModel) -> set[str]:
+    """Names of the weights and biases of all feed-forward nets."""
+    projections = [
+        projection
+        for sublayer in family_of(model).sublayers(model)
+        for projection in (*sublayer.entrances, sublayer.exit)
+    ]
+    return {projection.weight_name for projection in projections} | {
+        f"{projection.name}.bias" for projection in projections if projection.bias is not None
+    }
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int) -> None:
-    """Refuse a tokenizer with more tokens than the model has rows, and sequences beyond its context.
+    """Refuse a tokenizer with an id beyond the model's rows, and sequences beyond its context.
+
+    The largest id counts, not the number of tokens: ids may have holes.
 
     Raises:
         ConfigurationError: one paragraph.
     """
     rows = embedding_of(model).num_embeddings
-    if len(tokenizer) > rows:
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    if largest >= rows:
         raise ConfigurationError(
-            f"model: its tokenizer has {len(tokenizer)} tokens, but its embedding only {rows} rows. They do not belong together."
+            f"model: its tokenizer gives {token!r} the id {largest}, but its embedding has only {rows} rows, 0 to {rows - 1}. "
+            "They do not belong together; take the tokenizer that came with the model, or enlarge the embedding and train it."
         )
-    context = context_of(model)
+    context = context_of(model.config)
     if context and length > context:
         raise ConfigurationError(
             f"training.length is {length}, but this model's context is {context} tokens. Set it to {context} or less."
@@ -61,15 +69,28 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length
         raise ConfigurationError("model: its tokenizer has no end-of-text token, which joins documents.")
 
 
+def agreement_of(model: PreTrainedModel, length: int) -> float:
+    """How closely hidden states and head give the model's own logits, on random tokens; see `check_agreement`.
+
+    Raises:
+        ConfigurationError: if they do not, or if the family is unknown.
+    """
+    import torch
+
+    rows = embedding_of(model).num_embeddings
+    ids_BT = torch.randint(0, rows, (2, length), generator=torch.Generator().manual_seed(0)).to(model.device)
+    return check_agreement(model, ids_BT)
+
+
 def model_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Sizes, counts and tokens, for the marker and the report."""
     config = model.config
     return {
         "family": config.model_type,
         "class": type(model).__name__,
-        "layers": config.num_hidden_layers,
-        "hidden": config.hidden_size,
-        "context": context_of(model),
+        "layers": len(family_of(model).layers(model)),
+        "hidden": embedding_of(model).embedding_dim,
+        "context": context_of(model.config),
         "vocabulary": embedding_of(model).num_embeddings,
         "attention": config._attn_implementation,
         "parameters": parameter_counts(model),

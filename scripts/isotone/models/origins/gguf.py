@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from isotone.config.data import Model
 from isotone.errors import ConfigurationError
-from isotone.models.origins.local import _first_line, check_whole, forget_loading
+from isotone.models.folder import Loading, attention_of, check_whole, first_line, forget_loading
+from isotone.models.origins.local import origin_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -51,28 +52,31 @@ def load_gguf(settings: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase
         ConfigurationError: as `find_gguf`, or if transformers cannot read this architecture.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     file = find_gguf(settings.path)
     disable_progress_bar()
     options = {"gguf_file": file.name, "local_files_only": True}
     loader: Any = AutoModelForCausalLM  # its annotations know nothing of the loading report
+    loading = Loading(settings.attention, origin_of(settings))
     try:
+        config = AutoConfig.from_pretrained(file.parent, **options)
         model, notes = loader.from_pretrained(
             file.parent,
             dtype=torch.float32,
-            attn_implementation=settings.attention,
+            attn_implementation=attention_of(loading, config),
             output_loading_info=True,
             **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
     except (OSError, ValueError, RuntimeError, KeyError, ImportError, NotImplementedError) as error:
-        raise ConfigurationError(f"model.path: {file.name} cannot be loaded ({_first_line(error)}).") from None
+        raise ConfigurationError(f"model.path: {file.name} cannot be loaded ({first_line(error)}).") from None
     check_whole(notes, file.name)
     _forget_quantisation(model)
     _round_to_single(model.config)
     forget_loading(tokenizer)
+    loading.write(model.config)
     return model, tokenizer
 
 

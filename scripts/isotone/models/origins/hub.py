@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from isotone.config.data import Model
 from isotone.errors import ConfigurationError
-from isotone.models.origins.local import PICKLES, load_folder
+from isotone.models.files import PICKLES
+from isotone.models.origins.local import load_folder
 from isotone.models.origins.network import explain, is_offline, is_transient
 from isotone.retries import retry
 
@@ -64,4 +65,5 @@ def load_hub(settings: Model) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     Raises:
         ConfigurationError: if it is not complete there, or as `load_folder`.
     """
-    return load_folder(fetch_model(settings), settings)
+    where = f"model.name {settings.name} (revision {settings.revision}): "
+    return load_folder(fetch_model(settings), settings, where)

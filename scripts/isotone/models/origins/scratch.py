@@ -40,7 +40,7 @@ def configuration_of(architecture: Architecture, end: int = 0) -> PreTrainedConf
 
 
 def new_model(
-    architecture: Architecture, documents: Path, seed: int
+    architecture: Architecture, documents: Path, seed: int, attention: str = "sdpa"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Train the tokenizer on ``documents`` and draw the initial weights from ``seed``.
 
@@ -60,6 +60,6 @@ def new_model(
         )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(
-        configuration_of(architecture, tokenizer.eos_token_id), dtype=torch.float32
+        configuration_of(architecture, tokenizer.eos_token_id), dtype=torch.float32, attn_implementation=attention
     )
     return model, tokenizer

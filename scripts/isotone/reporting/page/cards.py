@@ -18,7 +18,11 @@ def card(document: Json, arm: str, seed: int) -> str:
     model = settings["model"]
     origin = model["name"] or model["path"] or f"a {model['architecture']['family']} pretrained by this study"
     activation = constraint["activation"]
-    needs = "" if activation in ("keep", "relu") else " after `import isotone`, which knows its activation"
+    needs = (
+        ""
+        if activation in ("keep", "relu")
+        else " after `import isotone.models.activations`, which knows its activation"
+    )
     lines = [
         f"# {results['study']}: {arm}, seed {seed}",
         "",
