@@ -132,6 +132,15 @@ def read_json(path: Path) -> Json:
         raise InputOutputError(f"{path} is damaged ({error}). Delete it and run its step again.") from None
 
 
+def read_json_quietly(path: Path) -> Json | None:
+    """A JSON file, or None if it is not there or being written."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _check_finite(row: Mapping[str, Any], path: Path, index: int) -> None:
     for key, value in row.items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotone.commands.history import folder_size, read_json_quietly
+from isotone.commands.history import folder_size
 from isotone.commands.studies import study_of_results
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.progress import Progress, duration
-from isotone.records import file_digest, read_json
+from isotone.records import file_digest, read_json, read_json_quietly
 from isotone.training.identity import state_root
 
 STEP = re.compile(r"step-(\d{9})$")

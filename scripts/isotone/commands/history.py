@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from isotone.training.telemetry.reading import number
 
@@ -29,15 +27,6 @@ def sparkline(values: Sequence[float | None], width: int = 16) -> str:
     low, high = min(means), max(means)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((mean - low) * scale)] for mean in means)
-
-
-def read_json_quietly(path: Path) -> dict[str, Any] | None:
-    """A JSON file, or None if it is not there or being written."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def tail(path: Path, size: int = 1 << 16) -> list[str]:

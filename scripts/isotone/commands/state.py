@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isotone.commands.history import folder_size, read_json_quietly
+from isotone.commands.history import folder_size
 from isotone.commands.studies import study_of_results
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study
 from isotone.errors import Unfinished
 from isotone.progress import duration
+from isotone.records import read_json_quietly
 from isotone.training.checkpointing.lease import Lease
 from isotone.training.identity import state_root
 

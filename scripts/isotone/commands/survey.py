@@ -13,12 +13,12 @@ from isotone.commands.history import (
     benchmark_seconds,
     folder_size,
     last_error,
-    read_json_quietly,
     sparkline,
     tail,
 )
 from isotone.config.data import SPLITS
 from isotone.config.study import Study
+from isotone.records import read_json_quietly
 from isotone.training.identity import state_root
 from isotone.training.telemetry.gpu import recent_use
 from isotone.training.telemetry.reading import read_history

@@ -8,10 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from isotone.commands import Verdict
 from isotone.config.study import Study
 from isotone.environment import cache_folder
 from isotone.planning.capacity import checkpoints_at_most, shape_of, training_memory
+from isotone.planning.checks import Verdict
 from isotone.training.identity import state_root
 
 PROBE = 64 << 20  # bytes written to measure a disk
@@ -23,7 +23,7 @@ def _nearest(path: Path) -> Path:
 
 def disk_needed(study: Study, folder: Path) -> tuple[float, float]:
     """Bytes of results, and of checkpoints."""
-    from isotone.commands.estimate import Estimate
+    from isotone.planning.estimate import Estimate
 
     stages = Estimate(study, folder, "h100", 1, 1500.0).stages()
     shape = shape_of(study.model, folder / "base")

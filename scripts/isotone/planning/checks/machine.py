@@ -11,11 +11,11 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from isotone.commands import Check, Verdict
 from isotone.config.study import Study
 from isotone.environment import total_memory
 from isotone.errors import ConfigurationError
 from isotone.planning.capacity import GIB, shape_of, training_memory
+from isotone.planning.checks import Check, Verdict
 from isotone.planning.checks import disk as checks_disk
 
 NEEDED = [

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from isotone.cluster.records import fields
-from isotone.commands import Check, Verdict
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
+from isotone.planning.checks import Check, Verdict
 
 TRAINING = ("train_baseline", "train_monotonic", "pretrain")
 MINUTES = re.compile(r"^\s*(\d+)")
