@@ -15,6 +15,7 @@ from isotone.config.training import Operation, TrainJob
 from isotone.training.identity import identify, state_root
 from isotone.training.inputs import Outputs, Run
 from isotone.training.supervision.outcome import check_start
+from isotone.training.supervision.startlog import keep_log
 from isotone.training.supervision.supervisor import Supervisor, torchrun
 
 
@@ -77,6 +78,7 @@ def main() -> int:
         supervisor = Supervisor([*front, *program], folder, options.study_folder, distributed=not alone)
         return supervisor.until_done() if options.until_done else supervisor.once()
 
+    log = keep_log(folder, int(os.environ.get("RANK", "0")))
     from isotone.training.run import train
 
     train(
@@ -93,6 +95,7 @@ def main() -> int:
             teacher=options.teacher,
             outputs=Outputs(options.model, options.history, options.certificate, options.marker),
             max_epochs=options.max_epochs_per_run,
+            log=log,
         )
     )
     return errors.DONE

@@ -1,4 +1,4 @@
-"""Which code a program runs, as a digest that comments and layout do not change.
+"""Which code a program runs: its version and commit, and a digest that comments and layout do not change.
 
 The digest of a cheap stage stands in its rule's ``params``: change what it
 computes and Snakemake reruns it. Training and all that comes before it have
@@ -10,10 +10,36 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import subprocess
 from pathlib import Path
+from typing import Any
+
+from isotone import __version__
 
 LIBRARY = Path(__file__).resolve().parent
 PROGRAMS = LIBRARY.parent
+
+
+def _git(*words: str) -> str | None:
+    """What git says about this checkout; None without git, or where this is none."""
+    try:
+        done = subprocess.run(["git", "-C", PROGRAMS.parent, *words], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+@functools.cache
+def software() -> dict[str, Any]:
+    """Isotone's version; its commit, and whether tracked files differ from it (both None outside a checkout).
+
+    It stands in markers and final_results.json beside what is digested, for it changes no result.
+    """
+    top = _git("rev-parse", "--show-toplevel")
+    ours = top is not None and Path(top).resolve() == PROGRAMS.parent  # not a checkout around an installed copy
+    commit = _git("rev-parse", "HEAD") if ours else None
+    changed = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    return {"version": __version__, "commit": commit, "dirty": None if changed is None else bool(changed)}
 
 
 def _module_file(name: str) -> Path | None:

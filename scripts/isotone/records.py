@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from isotone.errors import InputOutputError
+from isotone.provenance import software
 
 Json = dict[str, Any]
 
@@ -194,7 +195,7 @@ def write_marker(
     result: Mapping[str, Any],
     cost: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the last file of a stage: what was done, on what, with digests.
+    """Write the last file of a stage: what was done, by which Isotone, on what, with digests.
 
     Args:
         settings: the canonical settings of the program.
@@ -206,6 +207,7 @@ def write_marker(
         path,
         {
             "stage": stage,
+            "isotone": software(),
             "settings": settings,
             "inputs": dict(inputs),
             "outputs": dict(outputs),

@@ -60,3 +60,37 @@ def test_comments_do_not_change_the_digest_and_code_does(tmp_path: Path) -> None
 def test_a_template_is_part_of_the_report_and_not_of_the_attacks() -> None:
     assert "report.html" in {path.name for path in data_files("report")}
     assert not data_files("attack")
+
+
+def test_a_marker_names_the_isotone_that_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version, commit, and whether the tree had changes; a copy without git is a version only."""
+    from isotone import __version__, provenance
+    from isotone.records import read_json, write_marker
+
+    def written() -> dict:
+        provenance.software.cache_clear()
+        empty: dict = {"settings": {}, "inputs": {}, "outputs": {}, "result": {}}
+        write_marker(tmp_path / "marker.json", "test", **empty)
+        return read_json(tmp_path / "marker.json")["isotone"]
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=n", "-c", "user.email=e@e"]
+        return subprocess.run(
+            ["git", "-C", tmp_path / "copy", *who, *words], check=True, capture_output=True, text=True
+        ).stdout
+
+    (tmp_path / "copy/scripts").mkdir(parents=True)
+    (tmp_path / "copy/scripts/train.py").write_text("first")
+    monkeypatch.setattr(provenance, "PROGRAMS", (tmp_path / "copy/scripts").resolve())
+    assert written() == {"version": __version__, "commit": None, "dirty": None}
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    head = git("rev-parse", "HEAD").strip()
+    (tmp_path / "copy/results").write_text("not tracked")
+    assert written() == {"version": __version__, "commit": head, "dirty": False}
+    (tmp_path / "copy/scripts/train.py").write_text("second")
+    assert written() == {"version": __version__, "commit": head, "dirty": True}
+    monkeypatch.setattr(provenance, "PROGRAMS", (tmp_path / "copy/scripts/inner").resolve())
+    assert written()["commit"] is None  # installed below somebody else's checkout
+    provenance.software.cache_clear()

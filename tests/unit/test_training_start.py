@@ -65,9 +65,14 @@ def test_what_differs_is_said_in_words(inputs: SimpleNamespace) -> None:
 
     then = as_mapping(identity(inputs))
     now = identity(inputs, TrainJob(training=Training(learning_rate=0.5)))
-    assert now.differences(then) == ["settings.training.learning_rate (0.001 then, 0.5 now)"]
-    assert now.differences(as_mapping(now)) == []
-    assert "the start weights (none then" in " ".join(now.differences({**as_mapping(now), "start": ""}))
+    assert now.changes(then) == ([], ["settings.training.learning_rate (0.001 then, 0.5 now)"])
+    assert now.changes(as_mapping(now)) == ([], [])
+    assert "the start weights (none then" in " ".join(now.changes({**as_mapping(now), "start": ""})[1])
+    smaller = identity(inputs, TrainJob(training=Training(learning_rate=0.5, micro_batch_size=2, compile=True)))
+    assert smaller.changes(as_mapping(now)) == (
+        ["settings.training.compile (False then, True now)", "settings.training.micro_batch_size (8 then, 2 now)"],
+        [],
+    )
 
 
 def test_large_weights_are_hashed_once(inputs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,9 @@ from isotone.config.health import Criterion
 from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 
+# Settings of `Training` that change how a step is computed, and so its last digits, but not what is computed:
+# a run goes on under others (`bitwise: false` from there).
+HOW = ("micro_batch_size", "micro_batch", "gradient_checkpointing", "compile")
 VERSION = 1  # raise it when the training program computes something else from the same settings
 
 

@@ -14,6 +14,7 @@ import jsonschema
 from isotone.config.data import SPLITS
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study
+from isotone.provenance import software
 from isotone.records import Json, digest_of, read_json, write_json
 from isotone.reporting.analysis.claims import primary
 from isotone.reporting.analysis.comparisons import secondary
@@ -133,7 +134,13 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
     results["summary"] = summary(results)
     results["files"], results["rows"] = sources.files, sources.groups
     results = tidy(results)
-    return {"schema": SCHEMA, "digest": digest_of(results), "results": results, "costs": tidy(costs(evidence))}
+    return {
+        "schema": SCHEMA,
+        "digest": digest_of(results),
+        "results": results,
+        "costs": tidy(costs(evidence)),
+        "isotone": software(),
+    }
 
 
 def validate(document: Json) -> None:

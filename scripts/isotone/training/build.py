@@ -16,6 +16,7 @@ from isotone.data.blocks import Blocks, TokenSplit
 from isotone.errors import UNFINISHED
 from isotone.models import load_model
 from isotone.training import micro_batch
+from isotone.training.checkpointing.adoption import admit
 from isotone.training.checkpointing.checkpointer import Checkpointer
 from isotone.training.checkpointing.lease import Lease
 from isotone.training.engine import Engine
@@ -25,7 +26,6 @@ from isotone.training.inputs import Run
 from isotone.training.loop import Loop
 from isotone.training.observer import Observer, Observers
 from isotone.training.optimizer import Optimizer
-from isotone.training.resuming import check_identity
 from isotone.training.schedule import Schedule
 from isotone.training.state import TrainerState
 from isotone.training.stepper import Stepper
@@ -95,16 +95,17 @@ def build(run: Run, world: World, events: Events, lease: Lease | None) -> tuple[
     )
     with observers.working("reading the newest checkpoint"):
         found = checkpointer.newest()
-        if found:
-            check_identity(run, found.progress)
-        if not world.share(found is not None):
-            fresh.micro_batch_size = micro_batch.choose(
-                training, operation, world, engine, train, optimizer.flat, events
-            )
+        resize = admit(run, found.progress) if found else True
+        if world.share(resize):
+            size = micro_batch.choose(training, operation, world, engine, train, optimizer.flat, events)
+            fresh.micro_batch_size = size
+            if found:
+                found.progress["micro_batch_size"] = size
         loop.resume(found)
     events(
         "resume" if found else "start",
         step=loop.state.step,
+        changes=[change for change in loop.state.changes if change["step"] == loop.state.step],
         steps=schedule.steps,
         processes=world.size,
         device=str(world.device),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from isotone.config.schema import as_mapping
-from isotone.config.training import TrainJob
+from isotone.config.training import HOW, TrainJob
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, digest_of, file_digest, read_json, write_json
 
@@ -63,9 +63,9 @@ class Identity:
         """SHA-256 that names the state folder."""
         return digest_of(as_mapping(self))
 
-    def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Sentences on what a checkpoint was made with and what this run has."""
-        found: list[str] = []
+    def differences(self, other: Mapping[str, Any]) -> dict[str, str]:
+        """What a checkpoint was made with and what this run has: the name of each difference, and words on it."""
+        found: dict[str, str] = {}
         _compare("settings", other.get("settings", {}), self.settings, found)
         names = {
             "start": "the start weights",
@@ -76,18 +76,36 @@ class Identity:
         }
         for key, words in names.items():
             if other.get(key, "") != getattr(self, key):
-                found.append(
+                found[key] = (
                     f"{words} ({str(other.get(key, ''))[:12] or 'none'} then, {getattr(self, key)[:12] or 'none'} now)"
                 )
         return found
 
+    def changes(self, other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Words on what differs and changes only how a step is computed, and on what changes the result."""
+        found = self.differences(other)
+        how = {f"settings.training.{key}" for key in HOW}
+        return [found[key] for key in found if key in how], [found[key] for key in found if key not in how]
 
-def _compare(path: str, then: Any, now: Any, found: list[str]) -> None:
+    def refuse(self, differences: list[str], folder: Path) -> None:
+        """Never resume a checkpoint of another run.
+
+        Raises:
+            ConfigurationError: if there are differences.
+        """
+        if differences:
+            raise ConfigurationError(
+                f"The checkpoint in {folder} was made by another run: it differs in {'; '.join(differences)}. "
+                "Restore the settings and inputs it was made with, or move the folder away to begin again."
+            )
+
+
+def _compare(path: str, then: Any, now: Any, found: dict[str, str]) -> None:
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         for key in sorted({*then, *now}):
             _compare(f"{path}.{key}", then.get(key), now.get(key), found)
     elif then != now:
-        found.append(f"{path} ({then!r} then, {now!r} now)")
+        found[path] = f"{path} ({then!r} then, {now!r} now)"
 
 
 def state_root(study_folder: Path) -> Path:

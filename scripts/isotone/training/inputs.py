@@ -28,6 +28,7 @@ class Run:
         study_folder: ``results/<study>``, where a HALT stops every run.
         name: of the run, such as ``baseline/seed-42``.
         start, train, validation, teacher: input folders.
+        log: of this start, in the state folder.
         max_epochs: epochs after which to stop with 75; 0: none.
     """
 
@@ -43,3 +44,4 @@ class Run:
     teacher: Path | None
     outputs: Outputs
     max_epochs: int = 0
+    log: Path | None = None

@@ -10,11 +10,13 @@ import torch
 from isotone import environment
 from isotone.errors import InputOutputError, IsotoneError
 from isotone.training.build import build
+from isotone.training.checkpointing.adoption import adopt, sign
 from isotone.training.checkpointing.delivery import clean, deliver, finished_before
 from isotone.training.checkpointing.lease import Lease
 from isotone.training.finish import best_weights, finish
 from isotone.training.inputs import Run
 from isotone.training.loop import Loop, Stopped
+from isotone.training.supervision.liveness import declare_start
 from isotone.training.supervision.outcome import refuse, write_outcome
 from isotone.training.telemetry.events import Events
 from isotone.training.world import World, join
@@ -40,6 +42,7 @@ def train(run: Run) -> None:
         lease = Lease(run.folder, seconds=run.operation.lease, wait=run.operation.lock_wait)
         try:
             lease.acquire(lambda text: events("waiting", message=text))
+            declare_start(run.folder, lease=run.operation.lease, log=run.log)
         except (IsotoneError, OSError) as error:
             trouble = error if isinstance(error, IsotoneError) else _unusable(run.folder, error)
     trouble = world.share(trouble)
@@ -75,6 +78,8 @@ def _hold(run: Run, world: World, events: Events, lease: Lease | None) -> None:
         else:
             if lease:
                 (run.folder / "outcome.json").unlink(missing_ok=True)
+                adopt(run, lease, events)
+                sign(run)
             loop, model = build(run, world, events, lease)
             loop.run()
             while not best_weights(loop):

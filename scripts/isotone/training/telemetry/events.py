@@ -12,7 +12,7 @@ from typing import Any
 from isotone.training.telemetry.rotation import Rotated
 
 LIMIT = 4 << 20  # bytes; some 25,000 events
-ALOUD = ("alarm", "damaged", "out_of_memory", "skip", "roll_back", "criterion", "advice", "changed", "left_behind")
+ALOUD = ("alarm", "damaged", "out_of_memory", "skip", "roll_back", "criterion", "advice", "adopted", "left_behind")
 
 
 def say(message: str) -> None:
