@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Branch coverage in percent that `make test` insists on; the first entry is the whole library.
 FLOORS = {"": 80, "training": 90, "constraints": 90, "attacks": 90, "statistics": 90}
 
-ORDER = ["slurm", "workflow", "resume", "browser", "hostile", "unit"]
+ORDER = ["slurm", "workflow", "resume", "browser", "hostile", "gpu", "emulated", "unit"]
 
 # As Snakemake gives it to every rule with one thread; the bits of a CPU result depend on it.
 os.environ["OMP_NUM_THREADS"] = "1"

@@ -2,7 +2,8 @@
 
 The plain loop is written here, since the package may be missing: the gradient of a one-hot matrix through the whole
 model, the 256 best tokens of each position, 512 uniform draws of one replacement, the loss of each changed text by a
-whole forward pass in batches. Both in fp32 on the same model and text; every token of the text may change.
+whole forward pass in batches. Both in fp32 on the same weights and text, the plain loop without TF32, the scorer with its
+products of three TF32 ones; every token of the text may change.
 """
 
 from __future__ import annotations
@@ -56,6 +57,39 @@ def our_step(objective: Any, ranking: Any, ids: np.ndarray, draws: int, top: int
     return made
 
 
+def measure(
+    record: Record, plan: Plan, model: Any, ranking: Any, length: int, draws: int, top: int, batch: int
+) -> None:
+    """A step on one text of ``length`` tokens; ``batch`` texts a forward pass in the plain loop."""
+    objective = ranking.objective
+    ids = stream(length, len(ranking.vocabulary.pieces), 7)
+    text = torch.from_numpy(ids).to(plan.device)
+    our_step(objective, ranking, ids, 8, top)
+    ours = seconds(lambda: our_step(objective, ranking, ids, draws, top), plan.device)
+    slopes = seconds(lambda: objective.slopes(ids[None], np.ones((1, length))), plan.device)
+    _, gradient = objective.slopes(ids[None], np.ones((1, length)))
+    places = np.arange(1, length - 1)
+    ranked = seconds(lambda: ranking.best(ids, gradient[0], places, top), plan.device)
+    plain_step(model, text, batch, min(batch, 16), top)
+    theirs = seconds(lambda: plain_step(model, text, batch, draws, top), plan.device)
+    record.row(
+        f"one step, {length} tokens, {draws} candidates, fp32",
+        f"{ours:.2f} s (gradient {slopes:.3f}, ranking {ranked:.3f}), plain loop {theirs:.2f} s at batch {batch}: "
+        f"ratio {theirs / ours:.2f}",
+        "" if plan.tiny else "2 times",
+        None if plan.tiny else theirs / ours >= 2,
+    )
+    spots = np.linspace(1, length - 2, 8).astype(np.int64)
+    changed = np.repeat(ids[None], 8, 0)
+    changed[np.arange(8), spots] = np.arange(1, 9)
+    known, whole = objective.scores(ids[None]), objective.scores(changed)
+    flipped = objective.flips(ids[None], known, np.zeros(8, np.int64), spots, np.arange(1, 9))
+    difference = float(np.abs(whole - flipped).max())
+    record.row(
+        f"losses behind a cache less whole passes, {length} tokens", f"{difference:.1e} nats", "1e-3", difference < 1e-3
+    )
+
+
 def run(record: Record, plan: Plan) -> None:
     """Texts of 256 and 1024 tokens."""
     from isotone.attacks.hotflip import Ranking
@@ -67,49 +101,7 @@ def run(record: Record, plan: Plan) -> None:
     shape = large(plan)
     size = shape["vocab_size"]
     model = network(shape, 2048, plan.device)
-    objective = TextObjective(Scorer(model, 0))
+    objective = TextObjective(Scorer(network(shape, 2048, plan.device), 0))
     ranking = Ranking(objective, Vocabulary(np.arange(1, size), [""] * size, np.ones(size, np.int64)))
-    draws, top = (16, 8) if plan.tiny else (DRAWS, TOP)
-    for length in (32,) if plan.tiny else (256, 1024):
-        ids = stream(length, size, 7)
-        text = torch.from_numpy(ids).to(plan.device)
-        our_step(objective, ranking, ids, 8, top)
-        parts = {
-            "slopes": lambda i=ids: objective.slopes(i[None], np.ones((1, len(i)))),
-            "step": lambda i=ids: our_step(objective, ranking, i, draws, top),
-        }
-        ours = {name: seconds(part, plan.device, 1 if length > 500 else 2) for name, part in parts.items()}
-        _, gradient = objective.slopes(ids[None], np.ones((1, length)))
-        ours["ranking"] = seconds(
-            lambda i=ids, g=gradient: ranking.best(i, g[0], np.arange(1, len(i) - 1), top), plan.device
-        )
-        theirs = {}
-        for batch in (8,) if plan.tiny else (64, 256) if length < 500 else (32, 64):
-            try:
-                plain_step(model, text, batch, batch, top)
-                theirs[batch] = seconds(lambda t=text, b=batch: plain_step(model, t, b, draws, top), plan.device)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                record.note(f"plain loop: batch {batch} does not fit")
-        best = min(theirs, key=lambda batch: theirs[batch])
-        ratio = theirs[best] / ours["step"]
-        record.row(
-            f"one step, {length} tokens, {draws} candidates, fp32",
-            f"{ours['step']:.2f} s (gradient {ours['slopes']:.3f}, ranking {ours['ranking']:.3f}), plain loop {theirs[best]:.2f} s "
-            f"at its best batch ({best}): ratio {ratio:.2f}",
-            "2 times" if not plan.tiny else "",
-            ratio >= 2 if not plan.tiny else None,
-        )
-        rows, places = np.zeros(8, np.int64), np.linspace(1, length - 2, 8).astype(np.int64)
-        tokens = np.arange(1, 9)
-        known = objective.scores(ids[None])
-        changed = np.repeat(ids[None], 8, 0)
-        changed[np.arange(8), places] = tokens
-        whole, flipped = objective.scores(changed), objective.flips(ids[None], known, rows, places, tokens)
-        difference = float(np.abs(whole - flipped).max())
-        record.row(
-            f"losses behind a cache less whole passes, {length} tokens",
-            f"{difference:.1e} nats",
-            "1e-3",
-            difference < 1e-3,
-        )
+    for sizes in [(32, 16, 8, 8)] if plan.tiny else [(256, DRAWS, TOP, 64), (1024, 64, TOP, 16)]:
+        measure(record, plan, model, ranking, *sizes)

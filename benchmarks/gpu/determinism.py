@@ -98,6 +98,37 @@ def kill_at(run: subprocess.Popen[bytes], place: Path, step: int) -> str:
     return "ended before it could be killed"
 
 
+def attention_probe(record: Record, plan: Plan) -> None:
+    """Whether the backward pass of attention repeats bit for bit: as `training.deterministic` says, and in two weaker ways."""
+    import torch
+    from isotone.devices import choose_kernels
+
+    sizes = (2, 2, 64, 16) if plan.tiny else (4, 16, 2048, 128)
+    dtype = torch.float32 if plan.tiny else torch.bfloat16
+    torch.manual_seed(0)
+    inputs = [torch.randn(sizes, device=plan.device).to(dtype).requires_grad_() for _ in range(3)]
+
+    def kinds() -> int:
+        seen = set()
+        for _ in range(4):
+            made = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
+            grads = torch.autograd.grad(made.float().square().sum(), inputs)
+            seen.add(tuple(hash(grad.float().cpu().numpy().tobytes()) for grad in grads))
+        return len(seen)
+
+    choose_kernels(True)
+    strict = kinds()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    warned = kinds()
+    choose_kernels(False)
+    record.row(
+        "results of 4 backward passes of attention",
+        f"{strict} where kernels must be deterministic, {warned} with warn_only, {kinds()} with any",
+        "1 where they must be",
+        strict == 1,
+    )
+
+
 def run(record: Record, plan: Plan) -> None:
     """Five runs beside each other on the one card: three plain, two compiled and with checkpointing (not on the CPU)."""
     study = Study(plan)
@@ -132,5 +163,6 @@ def run(record: Record, plan: Plan) -> None:
     )
     same("one", "killed", f"SIGKILL and resume ({said})")
     same("c-one", "c-two", "two runs, layers compiled, checkpointing")
+    attention_probe(record, plan)
     if "one" in found:
-        record.row("what the marker says", f"bitwise {found['one'].get('bitwise')}, {found['one'].get('device', '')}")
+        record.row("what the marker says", f"bitwise {found['one']['bitwise']}, kernels {found['one']['kernels']}")

@@ -2,7 +2,8 @@
 
 The plain loop is written here, since the harness may be missing: windows sorted by length, a fixed batch, padded on
 the right, log_softmax of all logits, the targets picked (`loglikelihood_rolling`, `_loglikelihood_tokens`). Both in
-fp32, on the same model and card; the plain loop gets the best of several batches.
+fp32 (no TF32), on the same weights and card; the plain loop gets the best of several batches. The scorer makes its fp32
+products of three TF32 ones, which the plain loop does not: the differences of the sums show what that changes.
 """
 
 from __future__ import annotations
@@ -41,6 +42,23 @@ def plain_rolling(model: Any, windows: list[Any], batch: int, device: str) -> np
     return sums
 
 
+def difference_to_fp64(plan: Plan, shape: dict[str, int]) -> tuple[str, bool]:
+    """Mean distance of a text's losses, by the scorer and by the plain model, from those of the model in fp64."""
+    from isotone.evaluation.scoring import Scorer
+
+    few = {**shape, "num_hidden_layers": 4 if not plan.tiny else 2}
+    ids = torch.from_numpy(stream(256, few["vocab_size"], 3))[None]
+    ours = Scorer(network(few, 256, plan.device), 0).texts(ids)[0].double()
+    inputs, targets = torch.cat([ids.new_zeros(1, 1), ids[:, :-1]], 1).to(plan.device), ids[0].to(plan.device)
+    losses = []
+    for dtype in (torch.float32, torch.float64):
+        logits = network(few, 256, plan.device).to(dtype)(inputs).logits[0].detach()
+        losses.append(torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none").cpu())
+    plain, exact = losses
+    errors = [float((found - exact).abs().mean()) for found in (ours, plain)]
+    return f"scorer {errors[0]:.1e}, plain {errors[1]:.1e} nats", errors[0] < 2e-6
+
+
 def run(record: Record, plan: Plan) -> None:
     """Two kinds of documents: long ones of many windows, and short ones of many lengths."""
     from isotone.evaluation.perplexity import rolling
@@ -49,8 +67,8 @@ def run(record: Record, plan: Plan) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     shape, length = large(plan), 64 if plan.tiny else 2048
     model = network(shape, length, plan.device)
-    scorer = Scorer(model, 0)
-    record.row("tokens of a pass", getattr(scorer, "pass_tokens", "?"))
+    scorer = Scorer(network(shape, length, plan.device), 0)  # its own copy: a scorer changes how a model multiplies
+    record.row("tokens of a pass", scorer.pass_tokens)
     rng = np.random.default_rng(0)
     scale = 30 if plan.tiny else 1
     kinds = {
@@ -58,6 +76,8 @@ def run(record: Record, plan: Plan) -> None:
         "short documents": [int(n) for n in rng.lognormal(5.3, 0.8, 160).clip(16, 2000) // scale + 8],
     }
     batches = (1, 8) if plan.tiny else (4, 16)
+    exact = difference_to_fp64(plan, shape)
+    record.row("losses in fp32 against fp64", exact[0], "2e-6 nats a token on average", exact[1])
     for name, lengths in kinds.items():
         texts = [stream(count, shape["vocab_size"], seed) for seed, count in enumerate(lengths)]
         windows = [window for ids in texts for window in rolling(ids, length, 0)]

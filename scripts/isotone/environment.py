@@ -76,13 +76,13 @@ def deterministic(seed: int, threads: int = 1) -> None:
     import numpy as np
     import torch
 
+    from isotone.devices import choose_kernels
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    choose_kernels(True)
 
 
 def versions() -> dict[str, str]:

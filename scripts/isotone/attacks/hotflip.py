@@ -58,7 +58,7 @@ class HotFlip:
 
 @dataclass
 class Ranking:
-    """The embeddings of a model, ready to rank tokens by a gradient."""
+    """The embeddings of a model, ready to rank tokens by a gradient, on the device that scores."""
 
     objective: TextObjective
     vocabulary: Vocabulary
@@ -69,25 +69,27 @@ class Ranking:
     def __post_init__(self) -> None:
         import torch
 
-        self.embedding_VD = token_vectors(self.objective.scorer.embedding).cpu()
-        allowed = torch.from_numpy(self.vocabulary.allowed)
+        self.embedding_VD = token_vectors(self.objective.scorer.embedding)
+        device = self.embedding_VD.device
+        allowed = torch.from_numpy(self.vocabulary.allowed).to(device)
         self.allowed_AD = self.embedding_VD[allowed]
-        self.index_V = torch.full((len(self.embedding_VD),), -1)
-        self.index_V[allowed] = torch.arange(len(allowed))
+        self.index_V = torch.full((len(self.embedding_VD),), -1, device=device)
+        self.index_V[allowed] = torch.arange(len(allowed), device=device)
 
     def best(self, ids_T: np.ndarray, grad_TD: Tensor, places: np.ndarray, keep: int) -> tuple[np.ndarray, np.ndarray]:
         """``(choice_PK, gain_PK)`` of `rank_flips` for one text."""
         import torch
 
-        standing_P = torch.from_numpy(ids_T[places])
+        device = self.embedding_VD.device
+        standing_P = torch.from_numpy(ids_T[places]).to(device)
         choice_PK, gain_PK = rank_flips(
-            grad_TD[torch.from_numpy(places)],
+            grad_TD[torch.from_numpy(places)].to(device),
             self.allowed_AD,
             self.embedding_VD[standing_P],
             self.index_V[standing_P],
             keep=keep,
         )
-        return choice_PK.numpy(), gain_PK.numpy()
+        return choice_PK.cpu().numpy(), gain_PK.cpu().numpy()
 
 
 @dataclass

@@ -42,9 +42,9 @@ def open_target(folder: Path, job: AttackJob, manifest: Manifest, calibration: P
     Raises:
         ConfigurationError: if the model does not fit the documents.
     """
-    import torch
+    from isotone import devices
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.choose()
     model, tokenizer = models.load_model(folder, device=device), models.load_tokenizer(folder)
     scorer = Scorer(model, models.prefix_token(tokenizer, job.document_start))
     rows = scorer.embedding.weight.shape[0]

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+
 SHRINK = 0.5  # 0.25 to 1 gave J within 4 %
-CHUNK = 1 << 22  # entries of one block of the position x token table
 
 
 class Flip(NamedTuple):
@@ -58,15 +58,18 @@ def rank_flips(
     """
     import torch
 
+    from isotone import devices
+
     base_P = (grad_PD * current_PD).sum(-1)
     choices, gains = [], []
-    step = max(1, CHUNK // len(allowed_AD))
+    step = devices.table_rows(len(allowed_AD), grad_PD.device)
     keep = min(keep, len(allowed_AD))
     for first in range(0, len(grad_PD), step):
         rows = slice(first, first + step)
         gain_PA = grad_PD[rows] @ allowed_AD.T
-        here = (standing_P[rows] >= 0).nonzero().squeeze(-1)
-        gain_PA[here, standing_P[rows][here]] = -torch.inf
+        column_P1 = standing_P[rows, None].clamp_min(0)
+        closed_P1 = gain_PA.gather(1, column_P1).masked_fill(standing_P[rows, None] >= 0, -torch.inf)
+        gain_PA.scatter_(1, column_P1, closed_P1)
         best = gain_PA.max(-1, keepdim=True) if keep == 1 else gain_PA.topk(keep, dim=-1)
         gains.append(best.values - base_P[rows, None])
         choices.append(best.indices)

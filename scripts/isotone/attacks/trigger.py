@@ -126,12 +126,13 @@ class Slots:
     allowed_AD: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.allowed_AD = self.embedding_VD[torch.from_numpy(self.vocabulary.allowed)]
+        self.allowed_AD = self.embedding_VD[torch.from_numpy(self.vocabulary.allowed).to(self.embedding_VD.device)]
 
     def __call__(self, trigger_L: np.ndarray, grad_LD: Tensor, step: int, generator: np.random.Generator) -> np.ndarray:
         """`Proposals`."""
-        current_LD = self.embedding_VD[torch.from_numpy(trigger_L)]
-        gain_LA = (grad_LD @ self.allowed_AD.T - (grad_LD * current_LD).sum(-1, keepdim=True)).numpy()
+        device = self.embedding_VD.device
+        current_LD, grad_LD = self.embedding_VD[torch.from_numpy(trigger_L).to(device)], grad_LD.to(device)
+        gain_LA = (grad_LD @ self.allowed_AD.T - (grad_LD * current_LD).sum(-1, keepdim=True)).cpu().numpy()
         gain_LA[trigger_L[:, None] == self.vocabulary.allowed[None]] = -np.inf
         keep = min(max(self.topk, self.count), gain_LA.shape[1] - 1)
         ranked_LK = np.argsort(-gain_LA, axis=1, kind="stable")[:, :keep]

@@ -25,7 +25,7 @@ def find_triggers(
     keys = [f"restart {restart} effort {context.effort}" for restart in range(effort.restarts)]
     todo = [restart for restart, key in enumerate(keys) if key not in journal.done]
     if todo:
-        embedding_VD = token_vectors(context.objective.scorer.embedding).cpu()
+        embedding_VD = token_vectors(context.objective.scorer.embedding)
         propose = Slots(embedding_VD, context.vocabulary, effort.candidates, effort.topk)
         target = TriggerObjective(context.objective, documents, effort.length)
         for restart in todo:

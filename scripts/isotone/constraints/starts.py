@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from isotone.config.constraint import Constraint
 from isotone.constraints.coordinates import coordinates_of
-from isotone.constraints.lift import FLOOR, fold_gain, lift, outside_autocast, require_centring
+from isotone.constraints.lift import FLOOR, fold_gain, lift, require_centring, split_in_autocast
 from isotone.constraints.maps import weight_maps
 from isotone.constraints.scopes import constrained, require_one_net, selected_sublayers
 from isotone.errors import ConfigurationError
@@ -116,6 +116,6 @@ def constrain(model: PreTrainedModel, settings: Constraint, calibration: Tensor 
 
 
 def guard_precision(model: nn.Module, settings: Constraint) -> None:
-    """Before training in bf16: lifted projections compute in the precision of their weights."""
+    """Before training in bf16: lifted projections keep their constants out of products in bf16."""
     if settings.init == "lift":
-        outside_autocast(constrained(model, settings))
+        split_in_autocast(constrained(model, settings))

@@ -80,7 +80,7 @@ def perplexity(
     job: PerplexityJob, model: Path, split_folder: Path, documents: Path, rows: Path, cost: Path, marker: Path
 ) -> None:
     """Score one model under every protocol and write rows, seconds and, last, the marker."""
-    import torch
+    from isotone import devices
 
     start = time.perf_counter()
     split = TokenSplit.open(split_folder)
@@ -88,7 +88,7 @@ def perplexity(
     inputs = {"model": folder_digest(model, "*.safetensors"), "split": split.fingerprint}
     settings = as_mapping(job)
     journal = Journal(rows, {"settings": settings, "inputs": inputs})
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.choose()
     scorer = Scorer(
         models.load_model(model, device=device), models.prefix_token(models.load_tokenizer(model), job.document_start)
     )

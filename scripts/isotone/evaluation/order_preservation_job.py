@@ -20,10 +20,10 @@ def order_preservation(job: OrderJob, folder: Path, rows: Path, marker: Path) ->
     Raises:
         ConfigurationError: if no pair of sentences has equal length under the tokenizer.
     """
-    import torch
+    from isotone import devices
 
     start = time.perf_counter()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.choose()
     model, tokenizer = models.load_model(folder, device=device), models.load_tokenizer(folder)
     prefix = models.prefix_token(tokenizer, job.document_start)
     front = [] if prefix is None else [prefix]

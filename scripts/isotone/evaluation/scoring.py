@@ -10,7 +10,7 @@ fit and loses no token on the way. Numbers are in nats, rows in fp32.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from isotone import models
+from isotone import devices, models
 from isotone.errors import ConfigurationError
 from isotone.models import loss
+from isotone.models.split_product import Parts, split_products
 
 Result = TypeVar("Result")
 COLUMNS = 1024  # tokens of a tile of logits
 TILE = 1 << 19  # logits of a tile: 2 MiB stay in a core's cache; fewer rows would read the head's weights too often
-ACTIVATION_BYTES = 64 << 20  # hidden states of one forward pass, all temporaries together
 STRIDE = 16  # flips whose unchanged fronts end in the same stride are scored together
 PADDING = 1.05  # a batch may hold so many times the tokens that it needs
 
@@ -41,8 +41,7 @@ def split_when_full(work: Callable[[Sequence[Any]], list[Result]], items: Sequen
     except (torch.OutOfMemoryError, MemoryError):
         if len(items) < 2:
             raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        devices.release()
     half = len(items) // 2
     return split_when_full(work, items[:half]) + split_when_full(work, items[half:])
 
@@ -93,11 +92,22 @@ class Scorer:
         self.head = models.head_of(model)
         self.embedding = models.embedding_of(model)
         vocabulary, width = self.head.weight_VD.shape
-        self.rows = TILE // min(vocabulary, COLUMNS)
+        # A CPU's tile of logits stays in its cache; an accelerator takes the whole vocabulary in few kernels.
+        self.rows, self.columns = (
+            (0, 0) if devices.accelerated(self.device) else (TILE // min(vocabulary, COLUMNS), COLUMNS)
+        )
+        if devices.splits_products(self.device, self.head.weight_VD.dtype):
+            self._use_tensor_cores()
         inner = getattr(model.config, "intermediate_size", None) or getattr(model.config, "ffn_dim", None) or 4 * width
-        self.pass_tokens = max(1, ACTIVATION_BYTES // (4 * (12 * width + 3 * inner)))
+        self.pass_tokens = max(1, devices.activation_bytes(self.device) // (4 * (12 * width + 3 * inner)))
         self.context = models.context_of(model.config) or 1 << 30
         self.border = models.longrope_border(model.config)
+
+    def _use_tensor_cores(self) -> None:
+        """Compute fp32 products in parts; weights are kept in parts where that leaves most of the device free."""
+        size = sum(value.nbytes for value in self.model.parameters())
+        split_products(self.model, keep=3 * size < devices.total_memory(self.device) // 4)
+        self.head = replace(self.head, parts=Parts.of(self.head.weight_VD.detach()))
 
     # --- batches -------------------------------------------------------------------------------------------------
 
@@ -180,7 +190,7 @@ class Scorer:
 
     def rows_nll(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """NLL of each row, nats, fp32; differentiable with respect to ``hidden_ND``."""
-        return loss.token_nll(hidden_ND, self.head, targets_N, rows=self.rows, columns=COLUMNS)
+        return loss.token_nll(hidden_ND, self.head, targets_N, rows=self.rows, columns=self.columns)
 
     def inputs_of(self, ids_BT: Tensor) -> Tensor:
         """What goes into the model to score ``ids_BT``: the prefix, and all tokens but the last."""
@@ -320,7 +330,7 @@ class Scorer:
         count = min(len(hidden_SD) for hidden_SD in hidden)
         targets = [ids_T[-count:].to(self.device) for ids_T in (before_T, after_T)]
         parts: list[list[Tensor]] = []
-        size = loss.chunk_rows(len(head.weight_VD), self.rows)
+        size = loss.chunk_rows(len(head.weight_VD), self.device, self.rows)
         for first in range(0, count, size):
             rows = slice(first, min(first + size, count))
             logits = [head.logits(side_SD[-count:][rows]) for side_SD in hidden]

@@ -5,6 +5,8 @@ Shape suffixes: B = batch, T = position, D = width, V = vocabulary.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from isotone.errors import ConfigurationError
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
     from isotone.models.loss import Head
 
 AGREEMENT = 1e-4  # of the largest logit; another function is off by far more, rounding by far less
+
+
+@contextlib.contextmanager
+def _unpacked() -> Iterator[None]:
+    """Spare the search for several sequences in one row, which waits for the device at every pass.
+
+    transformers reads position ids back to the host for it; here a row is one sequence, counted from 0.
+    """
+    from transformers import masking_utils
+
+    name = "find_packed_sequence_indices"
+    search = getattr(masking_utils, name, None)
+    if search is None:
+        yield
+        return
+    setattr(masking_utils, name, lambda position_ids: None)
+    try:
+        yield
+    finally:
+        setattr(masking_utils, name, search)
 
 
 def hidden_states(
@@ -39,12 +61,13 @@ def hidden_states(
             f"{family_of(model).name} is an encoder-decoder model; scoring and attacks work on decoder-only models."
         )
     body: Any = model.base_model
-    return body(
-        input_ids=input_ids_BT,
-        inputs_embeds=inputs_embeds_BTD,
-        attention_mask=attention_mask_BT,
-        use_cache=False,
-    ).last_hidden_state
+    with _unpacked():
+        return body(
+            input_ids=input_ids_BT,
+            inputs_embeds=inputs_embeds_BTD,
+            attention_mask=attention_mask_BT,
+            use_cache=False,
+        ).last_hidden_state
 
 
 def head_of(model: PreTrainedModel) -> Head:

@@ -17,22 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isotone import devices
+from isotone.models.split_product import Parts, split_product
+
 IGNORE = -100
-CHUNK_ELEMENTS = 1 << 22  # logits of one chunk: 16 MiB in fp32
 
 
 @dataclass(frozen=True)
 class Head:
-    """A vocabulary projection: ``logits = scale * (hidden @ weight.T + bias)``, then ``cap * tanh(logits / cap)``."""
+    """A vocabulary projection: ``logits = scale * (hidden @ weight.T + bias)``, then ``cap * tanh(logits / cap)``.
+
+    ``parts`` of the weight, where there are any, take its place in products in fp32.
+    """
 
     weight_VD: Tensor
     bias_V: Tensor | None = None
     scale: float = 1.0
     cap: float = 0.0  # 0: none
+    parts: Parts | None = None
 
     def logits(self, hidden_RD: Tensor, columns: slice = slice(None)) -> Tensor:
         """fp32 logits of some rows, for some tokens; the product itself runs in the hidden states' type."""
-        logits_RC = (hidden_RD @ self.weight_VD[columns].T.to(hidden_RD.dtype)).float()
+        if self.parts is not None:
+            logits_RC = split_product(hidden_RD, Parts(self.parts.hi[columns], self.parts.lo[columns]).T)
+        else:
+            logits_RC = devices.product(hidden_RD, self.weight_VD[columns].T.to(hidden_RD.dtype))
         if self.bias_V is not None:
             logits_RC += self.bias_V[columns].float()
         logits_RC = logits_RC if self.scale == 1.0 else logits_RC * self.scale
@@ -46,10 +55,15 @@ class Head:
         """The head whose logits are these divided by ``temperature``, the cap's effect included."""
         return replace(self, scale=self.scale / temperature, cap=self.cap / temperature)
 
+    def narrow(self, dtype: torch.dtype) -> Head:
+        """The same projection with its weight in ``dtype``: cast once, not again for every chunk of rows."""
+        return replace(self, weight_VD=self.weight_VD.to(dtype))
 
-def chunk_rows(vocabulary: int, rows: int = 1024) -> int:
-    """Rows per chunk: at most ``rows``, fewer for a large vocabulary; the same on every machine."""
-    return max(1, min(rows, CHUNK_ELEMENTS // vocabulary))
+
+def chunk_rows(vocabulary: int, device: torch.device, most: int = 0) -> int:
+    """Rows per chunk, fewer for a large vocabulary; the same on every device of a kind. ``most`` bounds it, 0 does not."""
+    rows = devices.head_rows(vocabulary, device)
+    return min(rows, most) if most else rows
 
 
 def _chunks(count: int, size: int) -> Iterator[slice]:
@@ -89,12 +103,14 @@ class _Gradients:
             grad_RV.mul_(self.head.scale)
         low_RV = grad_RV.to(hidden_RD.dtype)
         if self.hidden_ND is not None:
-            self.hidden_ND[rows] = low_RV @ self.head.weight_VD.to(hidden_RD.dtype)
+            self.hidden_ND[rows] = (
+                low_RV @ self.head.weight_VD if self.head.parts is None else split_product(low_RV, self.head.parts)
+            )
         if self.weight_VD is not None:
             if low_RV.dtype == torch.float32:
                 self.weight_VD.addmm_(low_RV.T, hidden_RD)
             else:
-                self.weight_VD += low_RV.T @ hidden_RD
+                self.weight_VD += devices.product(low_RV.T, hidden_RD)
         if self.bias_V is not None:
             self.bias_V += grad_RV.sum(0)
 
@@ -115,14 +131,14 @@ class _TokenNLL(torch.autograd.Function):
         for part in _chunks(len(targets_N), rows):
             nll_N[part] = _row_nll(head, hidden_ND[part], targets_N[part], columns)
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N)
-        ctx.scale, ctx.cap, ctx.rows = head.scale, head.cap, chunk_rows(len(weight_VD), rows)
+        ctx.head, ctx.rows = (head.scale, head.cap, head.parts), chunk_rows(len(weight_VD), hidden_ND.device, rows)
         return nll_N.masked_fill_(targets_N < 0, 0.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, targets_N = ctx.saved_tensors
         grad_N = grads[0].masked_fill(targets_N < 0, 0.0)
-        head = Head(weight_VD, bias_V, ctx.scale, ctx.cap)
+        head = Head(weight_VD, bias_V, *ctx.head).narrow(hidden_ND.dtype)
         gathered = _Gradients(hidden_ND, head, ctx.needs_input_grad[:3])
         for part in _chunks(len(targets_N), ctx.rows):
             hidden_RD = hidden_ND[part]
@@ -135,10 +151,7 @@ class _TokenNLL(torch.autograd.Function):
             gathered.hidden_ND,
             _like(gathered.weight_VD, weight_VD),
             _like(gathered.bias_V, bias_V),
-            None,
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
@@ -157,7 +170,7 @@ def token_nll(
     head: Head,
     targets_N: Tensor,
     *,
-    rows: int = 1024,
+    rows: int = 0,
     columns: int = 0,
     ignore: int = IGNORE,
 ) -> Tensor:
@@ -167,7 +180,7 @@ def token_nll(
     makes the logits again instead of keeping them.
 
     Args:
-        rows: largest number of rows whose logits exist at once.
+        rows: largest number of rows whose logits exist at once; 0: by the device.
         columns: tokens whose logits exist at once in the forward pass; 0: all, and fewer rows if need be.
         ignore: target of a row that is not scored.
     Returns:
@@ -177,8 +190,9 @@ def token_nll(
     """
     _check(hidden_ND, targets_N)
     targets_N = targets_N.masked_fill(targets_N == ignore, -1)
-    if not columns:
-        rows, columns = chunk_rows(len(head.weight_VD), rows), len(head.weight_VD)
+    if not columns or not rows:
+        columns = columns or len(head.weight_VD)
+        rows = chunk_rows(columns, hidden_ND.device, rows)
     parts = hidden_ND, head.weight_VD, head.bias_V
     return _TokenNLL.apply(*parts, targets_N, head, rows, columns)  # type: ignore[no-any-return]
 
@@ -204,9 +218,12 @@ class _SummedLoss(torch.autograd.Function):
         head: Head,
         teacher: Teacher | None,
     ) -> Tensor:
+        head = Head(weight_VD, bias_V, head.scale, head.cap).narrow(hidden_ND.dtype)
+        if teacher is not None:
+            teacher = replace(teacher, head=teacher.head.narrow(teacher.hidden_ND.dtype))
         gathered = _Gradients(hidden_ND, head, ctx.needs_input_grad[:3])
         total = hidden_ND.new_zeros((), dtype=torch.float64 if hidden_ND.device.type == "cpu" else torch.float32)
-        for part in _chunks(len(targets_N), chunk_rows(len(weight_VD))):
+        for part in _chunks(len(targets_N), chunk_rows(len(weight_VD), hidden_ND.device)):
             hidden_RD, targets_R = hidden_ND[part], targets_N[part]
             unscored_R = targets_R < 0
             logits_RV = head.logits(hidden_RD)

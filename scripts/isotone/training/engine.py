@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isotone.config.training import Training
 from isotone.data.sample_order import mix
+from isotone.devices import choose_precision
 from isotone.errors import ConfigurationError
 from isotone.models import family_of, head_of, hidden_states
 from isotone.models.loss import Teacher, summed_loss
@@ -34,13 +35,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("can't allocate memory" in text or "out of memory" in text)
 
 
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """The arithmetic of ``precision: auto`` on this device; anything else stays."""
-    if wanted != "auto":
-        return wanted
-    if device.type != "cuda":
-        return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Keep no activations inside layers; the backward pass computes them again."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name from transformers 5.20 on; the old one warns
+        model.activation_checkpointing_enable(options)
+    else:
+        model.gradient_checkpointing_enable(options)
 
 
 class LossScale:
@@ -92,7 +93,7 @@ class Engine:
         )
         self.model.config.use_cache = False
         if training.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(model)
         if training.compile and device.type == "cuda":
             for layer in family_of(model).layers(model):
                 layer.compile()

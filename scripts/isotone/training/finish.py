@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isotone.config.schema import as_mapping
 from isotone.config.training import TrainJob
+from isotone.devices import kernels_used
 from isotone.errors import Diverged, InputOutputError
 from isotone.models import load_model, load_tokenizer, save_model
 from isotone.records import Json, digest_of, file_digest, whole_file, write_json, write_marker
@@ -120,6 +121,7 @@ def certificate_of(model: PreTrainedModel, job: TrainJob, train: Path, before: M
 def result_of(loop: Loop, job: TrainJob, certificate: Mapping[str, Any], weights: str, milestones: Json) -> Json:
     """What stands in the marker and repeats bit for bit."""
     state = loop.state
+    kernels = kernels_used(loop.world.device)
     return {
         "steps": state.step,
         "updates": state.updates,
@@ -130,7 +132,11 @@ def result_of(loop: Loop, job: TrainJob, certificate: Mapping[str, Any], weights
         "final_loss": (state.validated or {}).get("loss"),
         "best": state.best,
         "weights_sha256": weights,
-        "bitwise": state.halvings == 0 and not state.changes and job.training.micro_batch != "auto",
+        "kernels": kernels,
+        "bitwise": kernels == "deterministic"
+        and state.halvings == 0
+        and not state.changes
+        and job.training.micro_batch != "auto",
         **({"changes": state.changes} if state.changes else {}),
         "micro_batch_size": state.micro_batch_size,
         "precision": loop.stepper.engine.precision,

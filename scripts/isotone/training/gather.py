@@ -6,6 +6,7 @@ import torch
 
 from isotone.config.training import Operation, Training
 from isotone.data.blocks import Blocks
+from isotone.devices import release
 from isotone.training.engine import Engine, is_out_of_memory
 from isotone.training.reader import Reader
 from isotone.training.state import TrainerState
@@ -139,7 +140,6 @@ class Gatherer:
                 "a device with more memory, training.gradient_checkpointing: true, or a smaller training.length."
             )
         state.micro_batch_size, state.halvings = state.micro_batch_size // 2, state.halvings + 1
-        if self.world.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(self.world.device)
         self.events("out_of_memory", step=state.step, micro_batch_size=state.micro_batch_size)
         self.deal(state.micro_batch_size)

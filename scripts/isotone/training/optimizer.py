@@ -56,6 +56,7 @@ class Optimizer:
         self.training, self.maps, self.decay_weight = training, dict(maps), decay_weight
         self.parameters = self._trainable(model)
         self.latents = {name: self._latent(name) for name in maps}
+        self._values = {name: self.latents.get(name, value) for name, value in self.parameters.items()}
         self.updates = 0
         self.scales = {name: self._scale(name) for name in maps}
         self.flat = self._flat_gradients()
@@ -113,7 +114,7 @@ class Optimizer:
 
     def values(self) -> dict[str, Tensor]:
         """What is optimized, by parameter name: V where constrained, W elsewhere."""
-        return {name: self.latents.get(name, value) for name, value in self.parameters.items()}
+        return self._values
 
     @torch.no_grad()
     def finish_gradients(self, factor: float) -> dict[str, float]:

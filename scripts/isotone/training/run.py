@@ -5,9 +5,8 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-import torch
-
 from isotone import environment
+from isotone.devices import choose_kernels
 from isotone.errors import InputOutputError, IsotoneError
 from isotone.training.build import build
 from isotone.training.checkpointing.adoption import adopt, sign
@@ -33,7 +32,7 @@ def train(run: Run) -> None:
     """
     training = run.job.training
     environment.deterministic(run.job.seed, training.threads)
-    torch.use_deterministic_algorithms(training.deterministic, warn_only=True)
+    choose_kernels(training.deterministic)
     world = join()
     run.folder.mkdir(parents=True, exist_ok=True)
     events = Events(run.folder, world.rank)
