@@ -1,6 +1,7 @@
 # Needs: the merged configuration `config`. Makes: `study` and functions; no rules.
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from isotone.attacks.registry import SPECS
 from isotone.cluster import executor, local
-from isotone.config.data import SPLITS
+from isotone.config.constraint import Init
+from isotone.config.data import SPLITS, Corpus, Setup, Tokens
+from isotone.config.reading import read_mapping
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
@@ -30,6 +33,9 @@ def checked_study():
     """The study of this configuration; a wrong one ends the main process with 78."""
     where = ", ".join(str(path) for path in workflow.configfiles) or "--config"
     try:
+        if workflow.is_main_process:
+            for path in workflow.configfiles:
+                read_mapping(path)  # Snakemake keeps the last of a key given twice
         study = read_study(config, where)
         if workflow.is_main_process:
             check_study(study, where)
@@ -93,21 +99,43 @@ def settings(**parts):
         key: as_mapping(value) if hasattr(value, "__dataclass_fields__") else value
         for key, value in parts.items()
     }
-    return canonical_json(plain)
+    return as_param(plain)
+
+
+def as_param(plain):
+    """Canonical JSON as a parameter: `{word}` in a user's text is spelt so that Snakemake does not expand it."""
+    return re.sub(r"\{(?=\s*\w)", r"\\u007b", canonical_json(plain))
+
+
+def tokens_settings(wildcards):
+    """How a split is tokenised; the test split also says what perplexity will need of it."""
+    scored = study.perplexity if wildcards.split == "test" else None
+    return settings(
+        document_start=study.data.document_start,
+        score=study.data.score,
+        needs=scored.needs(study.data.document_start) if scored else {},
+        scored=scored.documents if scored else 0,
+        version=Tokens.version,
+    )
+
+
+def texts_that_fit():
+    """Before anything is trained: test and attack documents are long enough. They change no training."""
+    return ancient(
+        [in_study("data/test/data.json"), in_study("data/attack/manifest.json")]
+    )
 
 
 def train_settings(wildcards):
     """The job of one trained run."""
-    return canonical_json(
-        as_mapping(study.train_job(wildcards.arm, int(wildcards.seed)))
-    )
+    return as_param(as_mapping(study.train_job(wildcards.arm, int(wildcards.seed))))
 
 
 def study_settings():
     """The whole study as the report needs it: all that is result, nothing that is operation."""
     plain = as_mapping(study)
     del plain["operation"]
-    return canonical_json(plain)
+    return as_param(plain)
 
 
 def train_threads(wildcards):

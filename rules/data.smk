@@ -43,7 +43,7 @@ rule corpus:
     resources:
         mem_mb=2_000,
     params:
-        settings=settings(**as_mapping(study.data)),
+        settings=settings(**as_mapping(study.data), version=Corpus.version),
     shell:
         "exec python scripts/corpus.py --settings {params.settings:q} --documents {output.documents} "
         "--marker {output.marker} >> {log} 2>&1"
@@ -65,6 +65,8 @@ rule setup:
         "../envs/isotone.yaml"
     resources:
         mem_mb=4_000,
+        # A longer window needs no other model, so it is no parameter.
+        longest=study.longest_sequence(),
     params:
         settings=settings(
             model=study.model,
@@ -72,10 +74,11 @@ rule setup:
             document_start=study.data.document_start,
             length=study.training.length,
             dtype=study.training.precision,
+            version=Setup.version,
         ),
     shell:
         "exec python scripts/setup.py --settings {params.settings:q} --documents {input.documents} "
-        "--model {output.model} --marker {output.marker} >> {log} 2>&1"
+        "--longest {resources.longest} --model {output.model} --marker {output.marker} >> {log} 2>&1"
 
 
 rule tokenize:
@@ -96,9 +99,7 @@ rule tokenize:
     resources:
         mem_mb=2_000,
     params:
-        settings=settings(
-            document_start=study.data.document_start, score=study.data.score
-        ),
+        settings=tokens_settings,
     shell:
         "exec python scripts/tokenize_split.py --settings {params.settings:q} --tokenizer {input.model} "
         "--documents {input.documents}/{wildcards.split}.parquet --out $(dirname {output.marker}) >> {log} 2>&1"

@@ -58,6 +58,7 @@ if study.model.source == "scratch":
             teacher="results/{study}/init",
             train="results/{study}/data/train/data.json",
             validation="results/{study}/data/validation/data.json",
+            texts=texts_that_fit(),
         output:
             model=directory("results/{study}/base"),
             history="results/{study}/pretrain/history.csv",
@@ -78,6 +79,7 @@ rule apply_monotonicity:
     input:
         base="results/{study}/base",
         train="results/{study}/data/train/data.json",
+        texts=texts_that_fit(),
     output:
         model=directory("results/{study}/starts/{arm}/model"),
         certificate="results/{study}/starts/{arm}/certificate.json",
@@ -93,6 +95,7 @@ rule apply_monotonicity:
         settings=lambda wildcards: settings(
             constraint=study.arms[wildcards.arm].constraint,
             length=study.training.length,
+            version=Init.version,
         ),
     shell:
         "exec python scripts/apply_monotonicity.py --settings {params.settings:q} --base {input.base} "

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from isotone import errors, records
-from isotone.config.constraint import Constraint
-from isotone.config.schema import parse, section, setting
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What changes the start of an arm."""
-
-    constraint: Constraint = section(Constraint, "the constraint of the arm")
-    length: int = setting(256, "tokens per calibration sequence", minimum=8)
+from isotone.config.constraint import Init
+from isotone.config.schema import parse
 
 
 def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="JSON: constraint, length")
+    parser.add_argument("--settings", required=True, help="JSON: constraint, length, version")
     parser.add_argument("--base", type=Path, required=True, help="folder of the pretrained model")
     parser.add_argument("--train", type=Path, required=True, help="folder of the tokenised training split")
     parser.add_argument("--model", type=Path, required=True, help="folder to write")
     parser.add_argument("--certificate", type=Path, required=True, help="certificate.json to write")
     options = parser.parse_args()
-    settings = parse(Settings, json.loads(options.settings), "--settings")
+    settings = parse(Init, json.loads(options.settings), "--settings")
 
     from isotone.constraints import calibration_ids, certify, constrain
     from isotone.models import load_model, load_tokenizer, save_model

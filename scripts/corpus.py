@@ -12,18 +12,18 @@ from isotone import environment, errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="section `data` as JSON")
+    parser.add_argument("--settings", required=True, help="section `data` as JSON, and version")
     parser.add_argument("--documents", type=Path, required=True, help="folder for {split}.parquet")
     parser.add_argument("--marker", type=Path, required=True, help="what was read, written last")
     arguments = parser.parse_args()
     environment.prepare()
 
-    from isotone.config.data import Data
+    from isotone.config.data import Corpus
     from isotone.config.schema import as_mapping, parse
     from isotone.data.readers.sources import make_corpus
     from isotone.records import whole_folder, write_marker
 
-    settings = parse(Data, json.loads(arguments.settings), "corpus.py --settings")
+    settings = parse(Corpus, json.loads(arguments.settings), "corpus.py --settings")
     start = time.monotonic()
     with whole_folder(arguments.documents) as folder:
         result = make_corpus(settings, folder)

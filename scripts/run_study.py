@@ -13,11 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 from isotone import errors
-from isotone.config.schema import merge
-from isotone.config.study import Study, read_study
+from isotone.config.reading import study_of
 from isotone.layout import of_study
 
 LOCK = Path(".snakemake/isotone-driver.lock")
@@ -37,17 +35,6 @@ def unlock(common: list[str]) -> None:
     if locks.is_dir() and any(locks.iterdir()):
         print("An earlier run was cut off. Going on where it stood.", flush=True)
         snakemake(*common, "--unlock", quiet=True)
-
-
-def study_of(configfiles: list[str]) -> Study:
-    """The study that these files describe together, as Snakemake merges them."""
-    merged: dict = {}
-    for name in configfiles:
-        try:
-            merged = merge(merged, yaml.safe_load(Path(name).read_text(encoding="utf-8")) or {})
-        except (OSError, yaml.YAMLError) as error:
-            raise errors.ConfigurationError(f"{name} cannot be read as YAML: {error}") from None
-    return read_study(merged, ", ".join(configfiles))
 
 
 def main() -> int:

@@ -46,8 +46,13 @@ def _check_disk(folder: Path, needed: int) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="JSON: model, base_seed, document_start, length, dtype")
+    parser.add_argument(
+        "--settings", required=True, help="JSON: model, base_seed, document_start, length, dtype, version"
+    )
     parser.add_argument("--documents", type=Path, required=True, help="folder with train.parquet")
+    parser.add_argument(
+        "--longest", type=int, default=0, help="longest sequence that any later step feeds to the model"
+    )
     parser.add_argument("--model", type=Path, required=True, help="folder to make: model and tokenizer")
     parser.add_argument("--marker", type=Path, required=True, help="what was found, written last")
     arguments = parser.parse_args()
@@ -68,7 +73,7 @@ def main() -> None:
     _check_memory(settings.model)
     train = arguments.documents / "train.parquet"
     model, tokenizer = open_model(settings.model, documents=train, seed=settings.base_seed)
-    check_fit(model, tokenizer, settings.length)
+    check_fit(model, tokenizer, max(settings.length, arguments.longest))
     agreement = agreement_of(model, min(settings.length, 64))
     facts = model_facts(model, tokenizer) | {"logits_agree_to": agreement}
     room = _check_disk(arguments.model, 4 * facts["parameters"]["total"])

@@ -20,23 +20,13 @@ from typing import Any
 
 import yaml
 from isotone import errors, records
-from isotone.config.schema import as_mapping, merge
-from isotone.config.study import Study, read_study
+from isotone.config.reading import study_of
+from isotone.config.schema import as_mapping
+from isotone.config.study import Study
 from isotone.controls.selection import Measured, choose
 
 PROGRAMS = Path(__file__).resolve().parent
 VARIANT = "greedy"
-
-
-def study_of(names: list[Path]) -> Study:
-    """The study that these files describe together."""
-    merged: dict[str, Any] = {}
-    for name in names:
-        try:
-            merged = merge(merged, yaml.safe_load(name.read_text(encoding="utf-8")) or {})
-        except (OSError, yaml.YAMLError) as error:
-            raise errors.ConfigurationError(f"{name} cannot be read as YAML: {error}") from None
-    return read_study(merged, ", ".join(map(str, names)))
 
 
 def program(name: str, *arguments: object) -> None:

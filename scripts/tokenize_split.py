@@ -12,7 +12,7 @@ from isotone import environment, errors
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", required=True, help="JSON: document_start, score")
+    parser.add_argument("--settings", required=True, help="JSON: document_start, score, version")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the model and its tokenizer")
     parser.add_argument("--documents", type=Path, required=True, help="the split's parquet file")
     parser.add_argument("--out", type=Path, required=True, help="folder to make; data.json is written last")

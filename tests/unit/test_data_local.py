@@ -93,7 +93,7 @@ def test_bad_rows_are_counted_by_kind_and_good_ones_used(tmp_path):
     ]
     documents, troubles = read(write(tmp_path / "a.jsonl", b"\n".join([*bad, JSONL])))
     assert len(documents) == 20
-    counts = {"invalid_json": 2, "invalid_utf8": 1, "missing_column": 2, "not_text": 1}
+    counts = {"invalid_json": 2, "invalid_utf8": 1, "missing_column": 1, "not_text": 1, "not_an_object": 1}
     assert dict(troubles.counts) == counts
     assert troubles.examples["invalid_utf8"] == "a.jsonl:2"
 

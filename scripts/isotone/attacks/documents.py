@@ -48,7 +48,7 @@ def select(
     tokenizer: Tokenizer,
     part: str,
 ) -> tuple[list[Document], dict[str, int]]:
-    """The first ``count`` usable documents, cut to the window.
+    """The first ``count`` usable documents of ``texts``, cut to the window.
 
     Returns:
         The documents, and how many were passed over for each reason.

@@ -19,9 +19,9 @@ from isotone.records import read_json, whole_folder
 
 
 def texts_of(split: TokenSplit) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and text ids of a split's documents, in its order."""
-    for index, name in enumerate(split.documents["document"]):
-        yield str(name), split.text_ids(index)
+    """Names and text ids of a split's documents, in the order in which they are drawn."""
+    for index in split.drawn():
+        yield str(split.documents["document"].iloc[index]), split.text_ids(index)
 
 
 def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_folder: Path, out: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotone.commands.studies import study_of_files
+from isotone.config.reading import study_of
 from isotone.planning.checks import machine as checks
 from isotone.planning.checks import slurm as checks_slurm
 
@@ -53,7 +53,7 @@ def examine(tests: list[tuple[str, Callable[[], tuple[str, str]]]]) -> list[Find
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every finding; the exit code is 1 if one is red."""
-    study = study_of_files(arguments.configfile)
+    study = study_of(arguments.configfile)
     folder = Path("results") / study.study
     tests = checks.all_checks(study, folder)
     if arguments.profile:

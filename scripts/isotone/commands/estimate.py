@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isotone.commands.studies import study_of_files
+from isotone.config.reading import study_of
 from isotone.planning.estimate import DEVICES, REACHED, Estimate, Stage
 from isotone.progress import duration, quantity
 
@@ -26,7 +26,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table."""
-    study = study_of_files(arguments.configfile)
+    study = study_of(arguments.configfile)
     folder = Path("results") / study.study
     estimate = Estimate(study, folder, arguments.device, arguments.count, arguments.tokens_per_document)
     stages = estimate.stages()

@@ -1,15 +1,12 @@
-"""Finding studies: by the name of their results, or by their configuration files."""
+"""Finding studies by the name of their results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from isotone.config.schema import merge, suggestion
-from isotone.config.study import Study, read_study
+from isotone.config.reading import study_of
+from isotone.config.schema import suggestion
+from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 
 RESULTS = Path("results")
@@ -19,13 +16,6 @@ def known_studies() -> list[str]:
     """Studies below ``results/`` that were started at least once, the last used first."""
     found = [path for path in RESULTS.glob("*/config.yaml") if path.is_file()]
     return [path.parent.name for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} cannot be read as YAML: {error}") from None
 
 
 def study_of_results(name: str | None) -> tuple[Study, Path]:
@@ -44,19 +34,4 @@ def study_of_results(name: str | None) -> tuple[Study, Path]:
     if name not in studies:
         known = suggestion(name, studies) if studies else " None has been started here."
         raise ConfigurationError(f"{RESULTS / name} holds no study.{known}")
-    return read_study(_yaml(RESULTS / name / "config.yaml"), str(RESULTS / name / "config.yaml")), RESULTS / name
-
-
-def study_of_files(names: Sequence[str]) -> Study:
-    """The study that configuration files describe together, later ones on top.
-
-    Raises:
-        ConfigurationError: if they cannot be read or are wrong.
-    """
-    merged: dict[str, Any] = {}
-    for name in names:
-        raw = _yaml(Path(name))
-        if not isinstance(raw, dict):
-            raise ConfigurationError(f"{name} holds no settings (a mapping of keys to values).")
-        merged = merge(merged, raw)
-    return read_study(merged, ", ".join(names))
+    return study_of([RESULTS / name / "config.yaml"]), RESULTS / name

@@ -19,11 +19,21 @@ class _Sections:
 
 @dataclass(frozen=True)
 class _Attacks(_Sections):
-    run: list[str] = setting(["hotflip", "uat", "query", "random"], "attacks of this study", uniqueItems=True)
+    run: list[str] = setting(
+        ["hotflip", "uat", "query", "random"], "attacks of this study", items={"enum": list(SPECS)}, uniqueItems=True
+    )
     shared: AttackDocuments = section(AttackDocuments, "documents, positions and vocabulary")
     transfer: list[str] = setting(
-        [], "attacks whose flips or triggers are replayed on every other run", uniqueItems=True
+        [],
+        "attacks whose flips or triggers are replayed on every other run",
+        items={"enum": list(SPECS)},
+        uniqueItems=True,
     )
+
+    def longest_trigger(self) -> int:
+        """Tokens that the longest universal trigger puts in front of a text; 0 where none is searched."""
+        efforts = (SPECS[attack].trigger(self.of(attack)) for attack in self.run)
+        return max((effort.length for effort in efforts if effort), default=0)
 
 
 @dataclass(frozen=True)

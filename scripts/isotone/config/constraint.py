@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 
+VERSION = 1  # raise it when the start of an arm is computed otherwise from the same settings
+
 # The roles that each scope constrains; see isotone.models.families.
 SCOPE_ROLES: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -43,7 +45,7 @@ class Constraint:
     """What non-negativity means for one arm. The baseline's scope is ``none``."""
 
     scope: str = setting("none", "which weights are constrained, by role", enum=SCOPES)
-    layers: list[int] = setting([], "layers that are constrained; empty: all", uniqueItems=True)
+    layers: list[int] = setting([], "layers that are constrained; empty: all", items={"minimum": 0}, uniqueItems=True)
     cone: str = setting(
         "elementwise", "elementwise: W >= 0; strict: non-negative on centred inputs", enum=["elementwise", "strict"]
     )
@@ -95,3 +97,12 @@ class Constraint:
         ):
             if wrong:
                 raise ConfigurationError(sentence)
+
+
+@dataclass(frozen=True)
+class Init:
+    """What `scripts/apply_monotonicity.py` needs to know: how an arm starts."""
+
+    constraint: Constraint = section(Constraint, "the constraint of the arm")
+    length: int = setting(256, "tokens per calibration sequence", minimum=8)
+    version: int = setting(VERSION, "version of the start's program")

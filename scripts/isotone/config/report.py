@@ -14,7 +14,7 @@ class Report:
     baseline: str = setting("baseline", "the arm that others are compared with")
     confidence: float = setting(0.95, "level of intervals", exclusiveMinimum=0, exclusiveMaximum=1)
     resamples: int = setting(10_000, "bootstrap resamples", minimum=100)
-    seed: int = setting(0, "bootstrap and permutation draws")
+    seed: int = setting(0, "bootstrap and permutation draws", minimum=0)
     smallest_effect: float = setting(
         1.0,
         "nats of damage per changed token: differences inside plus or minus this do not matter",
@@ -32,7 +32,11 @@ class Report:
     )
     power: float = setting(0.8, "power for which sample sizes are planned", exclusiveMinimum=0, exclusiveMaximum=1)
     thresholds: list[float] = setting(
-        [0.05, 0.1, 0.2, 0.5, 1.0, 2.0], "nats above which a document counts as broken", minItems=1
+        [0.05, 0.1, 0.2, 0.5, 1.0, 2.0],
+        "nats above which a document counts as broken",
+        items={"exclusiveMinimum": 0},
+        minItems=1,
+        uniqueItems=True,
     )
     examples: int = setting(2, "attacked documents shown per arm and attack", minimum=0)
     title: str = setting("", "title of the report; empty: the study's name")

@@ -13,7 +13,7 @@ from isotone.config.constraint import Constraint
 from isotone.config.data import Data, Model
 from isotone.config.evaluation import Controls, OrderPreservation, Perplexity
 from isotone.config.report import Report
-from isotone.config.schema import as_mapping, check, merge, parse, section, setting, suggestion
+from isotone.config.schema import as_mapping, merge, parse, section, setting, suggestion
 from isotone.config.training import Operation, Training, TrainJob
 from isotone.errors import ConfigurationError
 
@@ -25,7 +25,7 @@ FEWEST = 3  # models that make a curve of controls
 class Base:
     """Pretraining of a model that is defined here (source: scratch)."""
 
-    seed: int = setting(0, "initial weights and order of the samples")
+    seed: int = setting(0, "initial weights and order of the samples", minimum=0)
     training: dict[str, Any] = setting({}, "training settings of the pretraining, on top of the defaults")
 
 
@@ -45,7 +45,9 @@ class Study:
     """A complete study."""
 
     study: str = setting(description="name; results go to results/<study>/", pattern=r"^[a-z0-9][a-z0-9_-]*$(?!\n)")
-    seeds: list[int] = setting([42, 1337, 2024], "training seeds: order of recovery and dropout only", minItems=1)
+    seeds: list[int] = setting(
+        [42, 1337, 2024], "training seeds: order of recovery and dropout only", items={"minimum": 0}, minItems=1
+    )
     model: Model = section(Model, "the pretrained model")
     base: Base = section(Base, "pretraining, source scratch only")
     data: Data = section(Data, "the text")
@@ -72,16 +74,6 @@ class Study:
             raise ConfigurationError(
                 f'report.baseline is "{self.report.baseline}", which is not an arm.{suggestion(self.report.baseline, self.arms)}'
             )
-        for key, names in (
-            ("attacks.run", self.attacks.run),
-            ("attacks.transfer", self.attacks.transfer),
-            ("controls.attacks", self.controls.attacks),
-        ):
-            for attack in names:
-                if attack not in SPECS:
-                    raise ConfigurationError(
-                        f'{key} has "{attack}", which is not an attack.{suggestion(attack, SPECS)}'
-                    )
         for attack in self.attacks.transfer:
             if attack not in self.attacks.run:
                 raise ConfigurationError(
@@ -91,6 +83,7 @@ class Study:
             SPECS[attack].primary(self.attacks.of(attack))
         for name in self.arms:
             self.train_job(name, self.seeds[0])
+        self.base_job()
         self._check_curve()
 
     def _check_curve(self) -> None:
@@ -118,6 +111,25 @@ class Study:
         training = parse(Training, merge(as_mapping(Training()), self.base.training), "base.training")
         return TrainJob(seed=self.base.seed, training=training)
 
+    def sequences(self) -> dict[str, int]:
+        """The longest sequence that each stage feeds to the model, under the key that sets it."""
+        prefix = 0 if self.data.document_start == "none" else 1
+        trigger = self.attacks.longest_trigger()
+        front = f" (and {prefix} token in front, and {trigger} of a trigger)"
+        pretraining = (
+            {"base.training.length": self.base_job().training.length} if self.model.source == "scratch" else {}
+        )
+        return {
+            **pretraining,
+            "training.length": max(self.training_of(arm).length for arm in self.arms),
+            "perplexity.length": self.perplexity.length,
+            f"attacks.shared.window{front}": prefix + trigger + self.attacks.shared.window,
+        }
+
+    def longest_sequence(self) -> int:
+        """The longest sequence that any stage feeds to the model."""
+        return max(self.sequences().values())
+
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds for which an arm exists; a control has those of its arm, a checkpoint of the pretraining one."""
         name, _, kind = arm.partition("~")
@@ -141,7 +153,7 @@ class Study:
         """Labels of the checkpoints on the control curve: shares of the pretraining."""
         if "early" not in self.controls.kinds or self.model.source != "scratch":
             return []
-        return [f"{share:g}" for share in sorted(self.base.training.get("milestones", []))]
+        return [f"{share:g}" for share in sorted(self.base_job().training.milestones)]
 
     def curve_runs(self) -> list[str]:
         """Checkpoints of the pretraining as run names; one run each, shared by all arms and seeds."""
@@ -171,5 +183,4 @@ def read_study(raw: Mapping[str, Any], where: str) -> Study:
     arms = raw.get("arms")
     if isinstance(arms, Mapping):
         raw = {**raw, "arms": {name: arm for name, arm in arms.items() if arm is not None}}
-    check(Study, raw, where)
     return parse(Study, raw, where)

@@ -79,7 +79,10 @@ class Training:
     compile: bool = setting(False, "torch.compile of each layer (not on CPU)")
     validation_blocks: int = setting(64, "validation blocks scored at each epoch end", minimum=1)
     milestones: list[float] = setting(
-        [], "shares of the run at which weights are kept for the control curve", uniqueItems=True
+        [],
+        "shares of the run at which weights are kept for the control curve",
+        items={"exclusiveMinimum": 0, "maximum": 1},
+        uniqueItems=True,
     )
     distillation: Distillation = section(Distillation, "learning from the unconstrained teacher")
     faults: Faults = section(Faults, "what training does about numerical trouble")
@@ -107,7 +110,7 @@ class Training:
 class TrainJob:
     """The settings of one training run: `scripts/train.py --settings`."""
 
-    seed: int = setting(0, "order of the samples and dropout")
+    seed: int = setting(0, "order of the samples and dropout", minimum=0)
     version: int = setting(VERSION, "version of the training program")
     training: Training = section(Training, "the training settings of this arm")
     constraint: Constraint = section(Constraint, "the constraint of this arm")

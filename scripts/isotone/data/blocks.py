@@ -72,6 +72,14 @@ class TokenSplit:
 
         return pd.read_parquet(self.folder / "documents.parquet")
 
+    def drawn(self, count: int = 0) -> list[int]:
+        """Indices of ``count`` documents (0: all), drawn with ``data.seed`` from the whole split, in the order of the draw."""
+        from isotone.data.splits import uniform
+
+        seed = self.info.get("origin", {}).get("seed", 0)
+        levels = [uniform(seed, str(name)) for name in self.documents["document"]]
+        return [int(index) for index in np.argsort(levels, kind="stable")[: count or None]]
+
     def text_ids(self, index: int) -> np.ndarray:
         """Token ids of one document's text, without special tokens (int64)."""
         row = self.documents.iloc[index]

@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
 )
 GROUP_BYTES = 4 << 20  # text per row group: the unit of tokenising work, and of memory
 METADATA = b"isotone"
+LARGEST_NUL_SHARE = 0.1  # English in UTF-16 that is taken for UTF-8 has one half
 
 Opener = Callable[[list[str]], tuple[str, Iterable[Document]]]
 
@@ -118,8 +119,11 @@ def _clean(
         if not document.text.strip():
             troubles.add("empty", document.name)
             continue
+        if document.text.count("\0") > LARGEST_NUL_SHARE * len(document.text):
+            troubles.add("mostly_nul", f"{document.name} (UTF-16 or UTF-32 without a mark in front?)")
+            continue
         try:
-            document.text.encode()
+            (document.text + "".join(turn["role"] for turn in document.messages)).encode()
         except UnicodeEncodeError:  # JSON can spell half a character
             troubles.add("invalid_unicode", document.name)
             continue
@@ -189,7 +193,7 @@ def build_splits(
                 break
     for split in shares:
         origin[split] = {"share": shares[split]}
-    facts = {split: writers[split].close(origin[split]) for split in SPLITS}
+    facts = {split: writers[split].close({**origin[split], "seed": settings.seed}) for split in SPLITS}
     _insist(facts, kept + len(held_out), settings.splits, troubles)
     return facts
 

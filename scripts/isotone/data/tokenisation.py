@@ -28,6 +28,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from isotone.config.data import Tokens
+from isotone.data.blocks import TokenSplit
 from isotone.data.document import Troubles
 from isotone.data.encoder import Splitter, text_encoder
 from isotone.data.splits import facts_of
@@ -192,6 +193,26 @@ def _merge(parts: list[Part], out: Path, masked: bool) -> dict[str, Any]:
     }
 
 
+def _insist_on_long_ones(split: TokenSplit, documents: Path, settings: Tokens) -> None:
+    """Before anything is trained: each protocol that will score this split has a document that is long enough.
+
+    Raises:
+        ConfigurationError: names the protocols that have none.
+    """
+    longest = int(split.documents["length"].iloc[split.drawn(settings.scored)].max())
+    short = {protocol: tokens for protocol, tokens in settings.needs.items() if tokens > longest}
+    if short:
+        wanted = ", ".join(f"{protocol} ({tokens})" for protocol, tokens in short.items())
+        fitting = [protocol for protocol in settings.needs if protocol not in short]
+        others = (
+            f"leave them out (perplexity.protocols: [{', '.join(fitting)}])" if fitting else "take longer documents"
+        )
+        raise ConfigurationError(
+            f"{documents}: the longest document that is scored has {longest} tokens, fewer than these perplexity protocols "
+            f"need: {wanted}. Lower perplexity.length, or {others}."
+        )
+
+
 def tokenise(
     documents: Path, tokenizer_folder: Path, out: Path, settings: Tokens, processes: int = 1
 ) -> dict[str, Any]:
@@ -261,5 +282,6 @@ def tokenise(
                 f"{documents}: no document gives any token. Look at its left_out counts and data.column."
             )
         write_json(folder / "data.json", info)
+        _insist_on_long_ones(TokenSplit.open(folder), documents, settings)
     shutil.rmtree(work, ignore_errors=True)
     return info

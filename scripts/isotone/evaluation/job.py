@@ -92,8 +92,7 @@ def perplexity(
     scorer = Scorer(
         models.load_model(model, device=device), models.prefix_token(models.load_tokenizer(model), job.document_start)
     )
-    count = len(split.documents)
-    indices = range(min(count, job.perplexity.documents) if job.perplexity.documents else count)
+    indices = sorted(split.drawn(job.perplexity.documents))
     made: list[Json] = []
     costs: list[Json] = []
     with Progress("perplexity", len(indices) * len(job.perplexity.protocols)) as progress:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from isotone.config.evaluation import SHORTEST
 from isotone.errors import ConfigurationError
 from isotone.evaluation.scoring import Scorer, Window
 from isotone.records import Json
-
-SHORTEST = 16  # text tokens; protocol `document` and the attacks leave out what is shorter, and count it
 
 
 def rolling(ids: np.ndarray, length: int, prefix: int | None) -> list[Window]:

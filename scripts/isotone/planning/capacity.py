@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isotone.config.data import Model
+from isotone.config.data import Model, user_path
 from isotone.config.training import Training
 from isotone.environment import total_memory
 from isotone.errors import ConfigurationError
@@ -142,8 +142,8 @@ def shape_of(model: Model, base: Path | None = None) -> Shape:
         return Shape(
             a.layers, a.hidden, a.intermediate, a.heads, a.heads, a.hidden // a.heads, a.vocabulary, False, gated
         )
-    if model.source == "local" and (Path(model.path) / "config.json").is_file():
-        return shape_of_config(json.loads((Path(model.path) / "config.json").read_text(encoding="utf-8")))
+    if model.source == "local" and (user_path(model.path) / "config.json").is_file():
+        return shape_of_config(json.loads((user_path(model.path) / "config.json").read_text(encoding="utf-8")))
     name = model.name if model.source == "hub" else model.path
     for known, shape in KNOWN.items():
         if name == known or (model.source == "gguf" and known.lower() in name.lower()):

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from isotone.config.data import user_path
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.models.families import FAMILIES, family_of_config
@@ -21,20 +22,19 @@ def _model_facts(study: Study) -> tuple[Family | None, int]:
     if model.source == "scratch":
         return FAMILIES[model.architecture.family], model.architecture.context
     if model.source == "local":
-        config = check_files(Path(model.path))
+        config = check_files(user_path(model.path))
         return family_of_config(config), context_of(config)
-    if model.source == "gguf" and not model.path.startswith("package:") and not Path(model.path).is_file():
+    if model.source == "gguf" and not model.path.startswith("package:") and not user_path(model.path).is_file():
         raise ConfigurationError(f'model.path is "{model.path}", which does not exist. Give a .gguf file.')
     return None, 0
 
 
 def _check_lengths(study: Study, context: int) -> None:
-    wanted = {"training.length": study.training.length, "perplexity.length": study.perplexity.length}
-    wanted["attacks.shared.window (and the token in front of it)"] = study.attacks.shared.window + 1
-    for key, length in wanted.items():
+    for key, length in study.sequences().items():
         if context and length > context:
             raise ConfigurationError(
-                f"{key} is {length}, but the model's context is {context} tokens. Lower it, or take a model with a longer context."
+                f"{key} gives sequences of {length} tokens, but the model's context is {context} tokens. Lower it, or take a "
+                "model with a longer context."
             )
 
 
@@ -53,7 +53,7 @@ def _check_scopes(study: Study, family: Family | None) -> None:
 
 def _check_data(study: Study) -> None:
     data = study.data
-    if data.source == "local" and not Path(data.path).exists():
+    if data.source == "local" and not user_path(data.path).exists():
         raise ConfigurationError(f'data.path is "{data.path}", which does not exist. Give a file or a folder of text.')
     shares = vars(data.splits)
     for name, share in shares.items():

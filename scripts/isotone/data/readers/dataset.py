@@ -111,4 +111,4 @@ def open_dataset(source: Source, troubles: Troubles, part: str | None = None, li
     Raises:
         ConfigurationError: as `fetch_part`.
     """
-    return _table(fetch_part(source, part, limit), source, troubles)
+    return _table(fetch_part(source, part, limit), f"{source.name}/{part or source.split}", source, troubles)

@@ -7,20 +7,32 @@ byte: a study wants bad rows counted and the good ones used.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from isotone.config.data import Source
+from isotone.config.data import Source, user_path
 from isotone.data.document import Document, Troubles, from_messages
 from isotone.data.readers.compressed import content, lines
 from isotone.errors import ConfigurationError
 
 TEXT = (".txt", ".txt.gz", ".txt.zst")
-ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson")
+ROWS = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst"))
 TABLE = (".parquet",)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+OTHERS = {
+    (".json", ".json.gz", ".json.zst"): "A .json file is one value; JSON Lines (.jsonl) has one object per line. "
+    "Convert an array of objects with: jq -c '.[]' FILE.json > FILE.jsonl",
+    (".csv", ".tsv", ".arrow", ".feather"): "Save the table as parquet, for example with pandas: "
+    'pd.read_csv("FILE.csv").to_parquet("FILE.parquet")',
+    (".bz2", ".xz", ".lz4", ".lzma"): "Of compressed files .gz and .zst are read; decompress this one",
+}
 KNOWN = TEXT + ROWS + TABLE
+
+
+def _ends(path: Path, endings: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(endings)
 
 
 def _named(folder: Path, part: str) -> list[Path]:
@@ -36,6 +48,12 @@ def _named(folder: Path, part: str) -> list[Path]:
     return [path for path in parent.iterdir() if path.is_file() and path.name.startswith((f"{stem}.", f"{stem}-"))]
 
 
+def _root(source: Source) -> Path:
+    """What documents are named below: ``data.path``, or the folder of the file that it is."""
+    path = user_path(source.path)
+    return path.parent if path.is_file() else path
+
+
 def find_files(source: Source, part: str | None = None) -> list[Path]:
     """The files of a source, sorted by name.
 
@@ -45,7 +63,7 @@ def find_files(source: Source, part: str | None = None) -> list[Path]:
     Raises:
         ConfigurationError: if there is nothing that can be read.
     """
-    path = Path(source.path)
+    path = user_path(source.path)
     if not path.exists():
         raise ConfigurationError(
             f'data.path is "{source.path}", which does not exist. Give a file or a folder of text.'
@@ -56,71 +74,112 @@ def find_files(source: Source, part: str | None = None) -> list[Path]:
         found = _named(path, source.split) or [file for file in path.rglob("*") if file.is_file()]
     else:
         found = _named(path, part)
-    files = sorted(file for file in found if file.name.endswith(KNOWN))
+    files = sorted(file for file in found if _ends(file, KNOWN))
     if files:
         return files
     what = f'data.path is "{source.path}"' + (f', part "{part}"' if part else "")
-    if any(file.name.endswith(ARCHIVES) for file in found):
+    if any(_ends(file, ARCHIVES) for file in found):
         raise ConfigurationError(f"{what}: archives are not unpacked. Unpack it yourself and give the folder.")
-    raise ConfigurationError(f"{what}: no file there ends in {', '.join(KNOWN)}.")
+    advice = next((f" {text}." for endings, text in OTHERS.items() if any(_ends(file, endings) for file in found)), "")
+    raise ConfigurationError(f"{what}: no file there ends in {', '.join(KNOWN)}.{advice}")
 
 
-def _plain(path: Path, mode: str, troubles: Troubles) -> Iterator[Document]:
+def name_of(path: Path, root: Path) -> str:
+    """A file's path below ``root``: two shards of one name in two folders are two names. Odd bytes are spelt out."""
+    below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return os.fsencode(below.as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _plain(path: Path, name: str, mode: str, troubles: Troubles) -> Iterator[Document]:
     if mode == "file":
-        text = content(path, troubles)
+        text = content(path, name, troubles)
         if text is not None:
-            yield Document(path.name, text.strip())
+            yield Document(name, text.strip())
         return
     held: list[str] = []
     first = 1
-    for number, line in lines(path, troubles):
+    for number, line in lines(path, name, troubles):
         if mode == "line":
             if line.strip():
-                yield Document(f"{path.name}:{number}", line.strip())
+                yield Document(f"{name}:{number}", line.strip())
         elif line.strip():
             first = first if held else number
             held.append(line.rstrip())
         elif held:
-            yield Document(f"{path.name}:{first}", "\n".join(held))
+            yield Document(f"{name}:{first}", "\n".join(held))
             held = []
     if held:
-        yield Document(f"{path.name}:{first}", "\n".join(held))
+        yield Document(f"{name}:{first}", "\n".join(held))
+
+
+def _turns(value: Any) -> Any:
+    """Chat turns, which some tables keep as JSON in a text column."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return None
 
 
 def document_of(row: Any, source: Source, where: str, troubles: Troubles) -> Document | None:
     """A row as a document, or None, counted, if its column is missing or holds no text."""
     column = source.messages or source.column
-    if not isinstance(row, dict) or row.get(column) is None:
-        has = ", ".join(sorted(map(str, row))[:8]) if isinstance(row, dict) else type(row).__name__
+    if not isinstance(row, dict):
+        troubles.add("not_an_object", f"{where} is a {type(row).__name__}; JSON Lines has one object per line")
+        return None
+    if column not in row:
+        has = ", ".join(sorted(map(str, row))[:8])
         troubles.add("missing_column", f'{where} has no "{column}" (it has: {has})')
         return None
+    value = row[column]
+    if value is None:
+        troubles.add("null", f'{where}: "{column}" is null')
+        return None
     if source.messages:
-        value = row[column]
-        document = from_messages(where, json.loads(value) if isinstance(value, str) and value[:1] == "[" else value)
+        document = from_messages(where, _turns(value))
         if document is None:
             troubles.add("not_messages", where)
         return document
-    if not isinstance(row[column], str):
-        troubles.add("not_text", where)
+    if not isinstance(value, str):
+        troubles.add("not_text", f'{where}: "{column}" is a {type(value).__name__}')
         return None
-    return Document(where, row[column])
+    return Document(where, value)
 
 
-def _rows(path: Path, source: Source, troubles: Troubles) -> Iterator[Document]:
-    for number, line in lines(path, troubles):
+def _rows(path: Path, name: str, source: Source, troubles: Troubles) -> Iterator[Document]:
+    for number, line in lines(path, name, troubles):
         if not line.strip():
             continue
-        where = f"{path.name}:{number}"
+        where = f"{name}:{number}"
         try:
-            document = document_of(json.loads(line), source, where, troubles)
-        except (json.JSONDecodeError, RecursionError):
-            troubles.add("invalid_json", where)
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+            troubles.add("invalid_json", f"{where} ({error}); JSON Lines has one JSON object per line")
             continue
+        document = document_of(row, source, where, troubles)
         if document is not None:
             yield document
 
 
-def _table(path: Path, source: Source, troubles: Troubles) -> Iterator[Document]:
+def _values(column: Any, where: Callable[[int], str], troubles: Troubles) -> Iterator[tuple[int, Any]]:
+    """Numbered values of an arrow column; what Python cannot hold (bytes that are no UTF-8, odd dates) is counted."""
+    import pyarrow as pa
+
+    try:
+        yield from enumerate(column.to_pylist())
+    except (ValueError, OverflowError, pa.ArrowException):
+        for number, scalar in enumerate(column):
+            try:
+                value = scalar.as_py()
+            except (ValueError, OverflowError, pa.ArrowException) as error:
+                kind = "invalid_utf8" if isinstance(error, UnicodeDecodeError) else "unreadable"
+                troubles.add(kind, where(number))
+                continue
+            yield number, value
+
+
+def _table(path: Path, name: str, source: Source, troubles: Troubles) -> Iterator[Document]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -129,28 +188,33 @@ def _table(path: Path, source: Source, troubles: Troubles) -> Iterator[Document]
         with pq.ParquetFile(path) as file:
             if column not in file.schema_arrow.names:
                 has = ", ".join(file.schema_arrow.names[:8])
-                troubles.add("missing_column", f'{path.name} has no "{column}" (it has: {has})')
+                troubles.add("missing_column", f'{name} has no "{column}" (it has: {has})')
                 return
-            number = 0
+            done = 0
             for batch in file.iter_batches(batch_size=256, columns=[column]):
-                for row in batch.to_pylist():
-                    number += 1
-                    document = document_of(row, source, f"{path.name}:{number}", troubles)
+
+                def where(number: int, done: int = done) -> str:
+                    return f"{name}:{done + number + 1}"
+
+                for number, value in _values(batch.column(0), where, troubles):
+                    document = document_of({column: value}, source, where(number), troubles)
                     if document is not None:
                         yield document
-    except (pa.ArrowInvalid, OSError) as error:
+                done += len(batch)
+    except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
-        troubles.add("damaged_file", f"{path.name} ({reason})")
+        troubles.add("damaged_file", f"{name} ({reason})")
 
 
-def _read(files: list[Path], source: Source, troubles: Troubles) -> Iterator[Document]:
+def _read(files: list[Path], source: Source, root: Path, troubles: Troubles) -> Iterator[Document]:
     for path in files:
-        if path.name.endswith(TEXT):
-            yield from _plain(path, source.plain_text, troubles)
-        elif path.name.endswith(ROWS):
-            yield from _rows(path, source, troubles)
+        name = name_of(path, root)
+        if _ends(path, TEXT):
+            yield from _plain(path, name, source.plain_text, troubles)
+        elif _ends(path, ROWS):
+            yield from _rows(path, name, source, troubles)
         else:
-            yield from _table(path, source, troubles)
+            yield from _table(path, name, source, troubles)
 
 
 def open_files(source: Source, troubles: Troubles, part: str | None = None) -> Iterable[Document]:
@@ -159,4 +223,4 @@ def open_files(source: Source, troubles: Troubles, part: str | None = None) -> I
     Raises:
         ConfigurationError: as `find_files`.
     """
-    return _read(find_files(source, part), source, troubles)
+    return _read(find_files(source, part), source, _root(source), troubles)

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from isotone.config.data import Data, Source
+from isotone.config.data import SPLITS, Data, Source
 from isotone.data.document import Document, Troubles
-from isotone.data.splits import build_splits
+from isotone.data.near_copies import treat
+from isotone.data.splits import build_splits, facts_of
 from isotone.environment import say
 from isotone.errors import ConfigurationError, IsotoneError
 
@@ -109,13 +110,15 @@ def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
                 say(f"{error}\n  The next of data.alternatives is tried.")
             continue
         open_part = functools.partial(_first_part, candidate, troubles, wanted_rows(settings.held_out_documents))
-        facts = build_splits(settings, folder, open_part, main, troubles)
+        build_splits(settings, folder, open_part, main, troubles)
+        near_copies = treat(settings.near_copies, folder, [split for split in SPLITS if split != "train"])
         if troubles.counts:
             say(f"data: left out {troubles.sentence()}.")
         return {
             "used": describe(candidate),
             "failed_before": [entry["source"] for entry in failed],
-            "splits": facts,
+            "splits": {split: facts_of(folder / f"{split}.parquet") for split in SPLITS},
+            "near_copies": near_copies,
             "left_out": troubles.result(),
             "disjoint": "by SHA-256 of the text after NFKC, case folding and joining of white space; copies are left out",
         }

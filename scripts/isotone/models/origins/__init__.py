@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isotone.config.data import Model
+from isotone.config.data import Model, user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,5 +43,5 @@ def open_model(
     else:
         from isotone.models.origins.local import load_folder
 
-        model, tokenizer = load_folder(Path(settings.path), settings)
+        model, tokenizer = load_folder(user_path(settings.path), settings)
     return model.eval(), tokenizer

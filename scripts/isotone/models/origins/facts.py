@@ -63,7 +63,8 @@ def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length
     context = context_of(model.config)
     if context and length > context:
         raise ConfigurationError(
-            f"training.length is {length}, but this model's context is {context} tokens. Set it to {context} or less."
+            f"the study feeds up to {length} tokens to the model (training.length, perplexity.length, or attacks.shared.window with "
+            f"the token in front and a trigger), but this model's context is {context}. Lower what is longer."
         )
     if tokenizer.eos_token_id is None:
         raise ConfigurationError("model: its tokenizer has no end-of-text token, which joins documents.")

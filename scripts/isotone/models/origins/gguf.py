@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from isotone.config.data import Model
+from isotone.config.data import Model, user_path
 from isotone.errors import ConfigurationError
 from isotone.models.folder import Loading, attention_of, check_whole, first_line, forget_loading
 from isotone.models.origins.local import origin_of
@@ -36,7 +36,7 @@ def find_gguf(path: str) -> Path:
             ) from None
         file = Path(str(distribution.locate_file(inside)))
     else:
-        file = Path(path)
+        file = user_path(path)
     if not file.is_file():
         raise ConfigurationError(f'model.path is "{path}": {file.name} does not exist. Give the path of a .gguf file.')
     with open(file, "rb") as handle:
