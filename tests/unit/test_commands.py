@@ -22,7 +22,8 @@ from isotone.commands import (
     survey,
 )
 from isotone.commands.history import folder_size
-from isotone.commands.studies import known_studies, study_of_files, study_of_results
+from isotone.commands.studies import known_studies, study_of_results
+from isotone.config.reading import study_of
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
@@ -187,8 +188,8 @@ def test_studies_are_found_by_name(study):
     assert known_studies() == ["demo"]
     with pytest.raises(ConfigurationError, match='Did you mean "demo"'):
         study_of_results("dem")
-    with pytest.raises(ConfigurationError, match="cannot be read as YAML"):
-        study_of_files(["absent.yaml"])
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml cannot be read"):
+        study_of(["absent.yaml"])
 
 
 def test_resume_removes_every_halt(study, capsys):

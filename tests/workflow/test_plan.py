@@ -91,6 +91,36 @@ def test_training_code_retrains_only_with_its_version(study: Path) -> None:
     assert {"train_baseline", "train_monotonic", "pretrain"} <= set(planned(study))
 
 
+STAGES = [
+    ("config/data.py", "CORPUS_VERSION", "corpus", set()),
+    ("config/data.py", "SETUP_VERSION", "setup", {"corpus"}),
+    ("config/data.py", "TOKENS_VERSION", "tokenize", {"corpus", "setup"}),
+    ("config/constraint.py", "VERSION", "apply_monotonicity", {"corpus", "setup", "tokenize", "pretrain"}),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "stage", "kept"), STAGES, ids=[stage for _, _, stage, _ in STAGES])
+def test_a_stage_before_training_is_made_again_with_its_version(
+    study: Path, file: str, name: str, stage: str, kept: set[str]
+) -> None:
+    path = study / "scripts/isotone" / file
+    text, changed = re.subn(rf"^{name} = \d+", f"{name} = 99", path.read_text(), flags=re.M)
+    assert changed == 1
+    path.write_text(text)
+    plan = planned(study)
+    assert plan[stage] >= 1 and {"train_baseline", "train_monotonic"} <= set(plan)
+    assert not kept & set(plan)
+
+
+def test_what_texts_must_fit_changes_no_training(study: Path) -> None:
+    """Perplexity and attack windows are checked before training, and train nothing again."""
+    edit(study / "config/smoke.yaml", "window: 32", "window: 40")
+    edit(study / "config/smoke.yaml", "stride: 32, documents: 4", "stride: 16, documents: 3")
+    plan = planned(study)
+    assert {"tokenize": 1, "attack_documents": 1}.items() <= plan.items() and "perplexity" in plan
+    assert not {"setup", "pretrain", "apply_monotonicity", "train_baseline", "train_monotonic"} & set(plan)
+
+
 def test_a_second_run_says_nothing_to_do(study: Path) -> None:
     done = run(study, "-m", "snakemake", "--profile", "profiles/local", "--configfile", "config/smoke.yaml")
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr

@@ -58,7 +58,9 @@ class Controls:
     kinds: list[str] = setting(
         ["tempered"], "which controls are made for each constrained arm", items={"enum": CONTROLS}, uniqueItems=True
     )
-    attacks: list[str] = setting(["hotflip"], "attacks that run on the controls", items={"enum": ATTACKS}, uniqueItems=True)
+    attacks: list[str] = setting(
+        ["hotflip"], "attacks that run on the controls", items={"enum": ATTACKS}, uniqueItems=True
+    )
     seed: int = setting(0, "noise of kind `noised`", minimum=0)
     tolerance: float = setting(1e-3, "how closely the clean loss is matched, nats per token", exclusiveMinimum=0)
 
