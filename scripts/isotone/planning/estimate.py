@@ -92,8 +92,6 @@ class Estimate:
         flops = jobs * tokens * factor * self.shape.forward_flops(training.length)
         narrow = training.precision != "fp32"
         weights = 4.0 * self.shape.parameters
-        checkpoints = training_memory(self.shape, training).state - 4.0 * self.shape.parameters  # no gradients
-        keep = checkpoints_at_most(self.study.operation.keep, training)
         return Stage(
             name,
             jobs,
@@ -101,8 +99,18 @@ class Estimate:
             jobs * steps,
             flops,
             self._hours(flops, narrow=narrow),
-            jobs * weights + keep * checkpoints,
+            jobs * weights,
         )
+
+    def checkpoints(self) -> Stage:
+        """Checkpoints of the runs that train at the same time: a run that is done has none."""
+        study, runs = self.study, sum(len(self.study.seeds_of(arm)) for arm in self.study.arms)
+        most = max(
+            checkpoints_at_most(study.operation.keep, training)
+            * (training_memory(self.shape, training).state - 4.0 * self.shape.parameters)  # no gradients
+            for training in map(study.training_of, study.arms)
+        )
+        return Stage("checkpoints", 0, 0, 0, 0.0, 0.0, min(self.count, runs) * most)
 
     def _scoring(self, name: str, jobs: int, forward: float, backward: float, length: int) -> Stage:
         flops = jobs * (forward + 2.0 * backward) * self.shape.forward_flops(length)
@@ -133,6 +141,7 @@ class Estimate:
         found.append(Stage("starts", len(study.arms), 0, 0, 0.0, 0.0, len(study.arms) * 4.0 * self.shape.parameters))
         for arm in study.arms:
             found.append(self._training(f"train {arm}", study.training_of(arm), len(study.seeds_of(arm))))
+        found.append(self.checkpoints())
         controls = sum(len(study.seeds_of(arm)) for arm in study.control_arms())
         if controls:
             validation = 12 * study.training.validation_blocks * study.training.length  # root finding

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from isotone.config.study import Study
 from isotone.environment import cache_folder
-from isotone.planning.capacity import checkpoints_at_most, shape_of, training_memory
+from isotone.planning.capacity import shape_of, training_memory
 from isotone.planning.checks import Verdict
 from isotone.training.identity import state_root
 
@@ -25,13 +25,9 @@ def disk_needed(study: Study, folder: Path) -> tuple[float, float]:
     """Bytes of results, and of checkpoints."""
     from isotone.planning.estimate import Estimate
 
-    stages = Estimate(study, folder, "h100", 1, 1500.0).stages()
-    shape = shape_of(study.model, folder / "base")
-    one = training_memory(shape, study.training).state - 4 * shape.parameters
-    checkpoints = checkpoints_at_most(study.operation.keep, study.training) * float(one)
-    arms = sum(stage.stage.startswith(("train ", "pretrain")) for stage in stages)
-    total = sum(stage.disk for stage in stages)
-    return total - arms * checkpoints, arms * checkpoints
+    estimate = Estimate(study, folder, "h100", 1, 1500.0)
+    checkpoints = estimate.checkpoints().disk
+    return sum(stage.disk for stage in estimate.stages()) - checkpoints, checkpoints
 
 
 def disk(study: Study, folder: Path) -> Verdict:
