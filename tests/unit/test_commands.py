@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import yaml
 from isotone.cluster import queue as slurm_queue
 from isotone.commands import (
     checkpoints,
     doctor,
-    estimate,
     history,
     resume,
     status,
     survey,
 )
+from isotone.commands import state as state_command
 from isotone.commands.history import folder_size
 from isotone.commands.studies import known_studies, study_of_results
 from isotone.config.reading import study_of
 from isotone.config.schema import as_mapping
 from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
+from isotone.planning import estimate
 from isotone.planning.checks import disk as checks_disk
 from isotone.planning.checks import machine as checks
 from isotone.planning.checks.slurm import jobs_of, submission
@@ -145,6 +149,51 @@ def test_a_crash_after_the_last_heartbeat_is_a_failure(study):
     assert runs(study)[1]["baseline/seed-1"].state == "running"
 
 
+def test_a_killed_trainer_is_told_at_once_and_by_its_own_log(study):
+    """As long as nobody looks for the process, a run that was killed a moment ago seems to run."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    folder = state(study, "baseline/seed-1")
+    began = psutil.Process(process.pid).create_time()
+    facts = {"time": time.time(), "host": socket.gethostname(), "pid": process.pid, "began": began, "lease": 30.0}
+    put(folder / "start.json", facts | {"namespace": os.readlink("/proc/self/ns/pid"), "log": "its-own.log"})
+    assert runs(study)[1]["baseline/seed-1"].state == "running"
+    process.kill()
+    process.wait()
+    found, all_runs = runs(study)
+    assert all_runs["baseline/seed-1"].state == "killed" and all_runs["baseline/seed-1"].eta_seconds is None
+    assert found.failed[0]["log"] == "its-own.log" and "was killed" in found.failed[0]["error"]
+
+
+def test_a_run_that_a_halt_holds_is_no_failure(study):
+    state(study, "both/seed-1", outcome={"code": 75, "time": time.time() + 1, "message": "stopped at step 3 (HALT)"})
+    put(study / "logs/train/baseline-seed-1.log", "HALT exists, so this run does not start.\nisotone: halted: HALT\n")
+    assert runs(study)[1]["both/seed-1"].state == "paused"
+    put(study / "HALT", "")
+    found, all_runs = runs(study)
+    assert (all_runs["both/seed-1"].state, all_runs["baseline/seed-1"].state) == ("halted", "halted")
+    assert not found.failed
+
+
+def test_abandoned_state_is_listed_and_removed_and_a_live_one_is_not(study, capsys):
+    demo = study_of_results("demo")[0]
+    wanted = as_mapping(demo.train_job("baseline", 1))
+    needed = state(study, "baseline/seed-1", age=500)
+    put(needed / "checkpoints.g000001/step-000000010/progress.json", {"identity": {"settings": wanted}})
+    old = put(study / "state/old/heartbeat.json", {"name": "baseline/seed-1", "time": 1.0}).parent
+    put(old / "checkpoints.g000001/step-000000010/progress.json", {"identity": {"settings": wanted | {"seed": 9}}})
+    live = put(study / "state/live/heartbeat.json", {"name": "baseline/seed-1", "time": time.time()}).parent
+    put(live / "lock", "")
+    put(live / "checkpoints.g000001/step-000000010/progress.json", {"identity": {"settings": wanted | {"seed": 8}}})
+    verdicts = {entry.folder.name: entry.verdict for entry in state_command.list_states(demo, study)}
+    assert verdicts == {"baseline-seed-1": "needed", "old": "abandoned", "live": "in use"}
+    ask = argparse.Namespace(study=None, list=False, clean=True, yes=False)
+    assert state_command.run(ask) == 1 and old.exists()  # nobody can be asked
+    ask.yes = True
+    assert state_command.run(ask) == 0
+    assert not old.exists() and needed.exists() and live.exists()
+    assert "removed 1 folders" in capsys.readouterr().out
+
+
 def test_stages_that_failed_name_their_log(study):
     put(study / "data/corpus.json", {})
     put(study / "logs/setup.log", "model: it holds its weights only as pickles, which cannot be read\n")
@@ -246,6 +295,10 @@ def test_the_estimate_adds_up(study):
     put(study / "data/train/data.json", {"tokens": 256 * 320 + 1, "documents": 1})
     again = {stage.stage: stage for stage in estimate.Estimate(demo, study, "cpu-core", 2, 1500).stages()}
     assert again["train both"].steps == 2 * 10
+    weights = 4.0 * estimate.shape_of(demo.model, study / "base").parameters
+    assert stages["train both"].disk == 2 * weights  # what stays
+    one = estimate.Estimate(demo, study, "cpu-core", 1, 1500).checkpoints().disk
+    assert stages["checkpoints"].disk == 2 * one > 2 * (demo.operation.keep + 3) * 3 * weights  # of two runs at a time
 
 
 def test_the_doctor_is_green_red_or_puzzled(study):

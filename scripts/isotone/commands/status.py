@@ -26,6 +26,7 @@ COLOURS = {
     "halted": "yellow",
     "silent": "yellow",
     "stopped": "yellow",
+    "killed": "red",
     "failed": "red",
 }
 

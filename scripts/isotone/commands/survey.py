@@ -20,6 +20,8 @@ from isotone.config.data import SPLITS
 from isotone.config.study import Study
 from isotone.records import read_json_quietly
 from isotone.training.identity import state_root
+from isotone.training.supervision.liveness import FAILED, KILLED, judge
+from isotone.training.supervision.outcome import halted
 from isotone.training.telemetry.gpu import recent_use
 from isotone.training.telemetry.reading import read_history
 
@@ -182,6 +184,11 @@ def survey_run(name: str, outputs: Path, state: Path | None, log: Path, now: flo
         run.epoch = history[-1].get("epoch") if history else run.epoch
         run.spark = sparkline([row.get("loss") for row in history])
         return run
+    verdict = judge(state, now) if state else None
+    if verdict and verdict.state in (KILLED, FAILED):
+        run.state, run.note, run.eta_seconds = verdict.state, verdict.note, None
+        run.log = str(verdict.log or log)
+        return run
     refused = read_json_quietly(state / "refused.json") if state else None
     outcome = read_json_quietly(state / "outcome.json") if state else None
     if outcome and run.heartbeat_age is not None and float(outcome.get("time") or 0) < now - run.heartbeat_age:
@@ -202,9 +209,18 @@ def survey_run(name: str, outputs: Path, state: Path | None, log: Path, now: flo
         run.state, run.note = "failed", trouble
     elif log.exists() and now - log.stat().st_mtime < ALIVE:
         run.state = "running"
+    if run.state in ("paused", "failed") and _held(log, outputs, state, run.state):
+        run.state, run.note = "halted", ""
     if run.state != "running":
         run.eta_seconds = None
     return run
+
+
+def _held(log: Path, outputs: Path, state: Path | None, found: str) -> bool:
+    """Whether a HALT file holds a run that would otherwise go on, or that ended because of it."""
+    study = outputs.parents[2] if outputs.parent.parent.name == "runs" else outputs.parent
+    said = (tail(log) or [""])[-1].startswith("isotone: halted")
+    return (found == "paused" or said) and halted(state or study, study) is not None
 
 
 def _crash(log: Path, now: float, heartbeat_age: float | None) -> str:
@@ -262,7 +278,9 @@ def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
     order.insert(order.index("starts") + 1, "train")
     failed = [{"what": f"{s.stage} {s.name}", "error": s.note, "log": str(s.log)} for s in steps if s.state == "failed"]
     failed += [
-        {"what": f"train {run.name}", "error": run.note, "log": run.log} for run in runs if run.state == "failed"
+        {"what": f"train {run.name}", "error": run.note, "log": run.log}
+        for run in runs
+        if run.state in ("failed", "killed")
     ]
     counts: dict[str, int] = {}
     for job in jobs:
