@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from isotone.data.sample_order import samples
+from isotone.training.checkpointing.manifest import drop_from_memory
 from isotone.training.checkpointing.saver import Saver
 from isotone.training.checkpointing.store import Store
-from isotone.training.checkpointing.tensors import drop_from_memory
 from paired import compare, hardware, show
 
 BLOCK = 8 << 20

@@ -273,10 +273,10 @@ def test_checkpoints_are_listed_and_damage_is_found(study):
     data = bytearray((folders[2] / "weights.safetensors").read_bytes())
     data[5] ^= 1
     (folders[2] / "weights.safetensors").write_bytes(data)
-    assert checkpoints.verify(folders[2]) == "damaged: weights.safetensors"
+    assert checkpoints.verify(folders[2]) == "damaged: weights.safetensors is not what was written"
     assert checkpoints._choose(found).step == 20  # the newest that is whole
     (folders[1] / "manifest.json").write_text("{")
-    assert checkpoints.verify(folders[1]) == "damaged: manifest.json"
+    assert checkpoints.verify(folders[1]).startswith(f"damaged: {folders[1]}/manifest.json is damaged")
 
 
 def test_sparkline_and_numbers():

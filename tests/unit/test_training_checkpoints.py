@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from isotone.errors import InputOutputError
+from isotone.training.checkpointing import manifest
 from isotone.training.checkpointing import store as checkpoints
 from isotone.training.checkpointing.saver import Saver
 from isotone.training.checkpointing.store import Store, retained, with_patience
@@ -232,7 +233,7 @@ def test_rotation_really_deletes_and_only_after_verification(
     assert store.steps() == [4, 5]
     assert not list(store.folder.glob(".*"))
     assert heard.kinds() == ["save"] * 5
-    monkeypatch.setattr(checkpoints, "file_digest", lambda path: "a disk that lies")
+    monkeypatch.setattr(manifest, "file_digest", lambda path: "a disk that lies")
     made.save(6, state(6), progress(6))
     made.join()
     assert store.steps() == [4, 5, 6]  # nothing went, because the new one did not read back

@@ -15,7 +15,8 @@ from isotone.commands.history import folder_size
 from isotone.commands.studies import study_of_results
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.progress import Progress, duration
-from isotone.records import file_digest, read_json, read_json_quietly
+from isotone.records import read_json, read_json_quietly
+from isotone.training.checkpointing.manifest import damage, read_manifest
 from isotone.training.identity import state_root
 
 STEP = re.compile(r"step-(\d{9})$")
@@ -68,19 +69,11 @@ def list_checkpoints(root: Path) -> Iterator[Found]:
 
 def verify(folder: Path) -> str:
     """``whole``, or what is wrong with a checkpoint."""
-    manifest = read_json_quietly(folder / "manifest.json")
-    if manifest is None or not isinstance(manifest.get("files"), dict):
-        return "damaged: manifest.json"
-    for name, entry in manifest["files"].items():
-        path = folder / name
-        if Path(name).name != name:  # a manifest that points elsewhere is no manifest of ours
-            return f"damaged: {name!r} is no plain name"
-        try:
-            if path.stat().st_size != entry["size"] or file_digest(path) != entry["sha256"]:
-                return f"damaged: {name}"
-        except (OSError, KeyError, TypeError):
-            return f"damaged: {name}"
-    return "whole"
+    try:
+        found = damage(folder)
+    except OSError as error:  # a disk that cannot be read is no reason to stop looking at the others
+        found = str(error)
+    return f"damaged: {found}" if found else "whole"
 
 
 def export(found: Found, study_folder: Path, target: Path) -> None:
@@ -105,9 +98,7 @@ def export(found: Found, study_folder: Path, target: Path) -> None:
 
     # Not through the trainer's store: opening that clears away what a live trainer is writing.
     folder = Path(found.folder)
-    weights = read_tensors(
-        folder / "weights.safetensors", read_json(folder / "manifest.json")["files"]["weights.safetensors"]
-    )
+    weights = read_tensors(folder / "weights.safetensors", read_manifest(folder)["weights.safetensors"])
     job = parse(TrainJob, read_json(folder / "progress.json")["identity"]["settings"], found.folder)
     model = load_model(start)
     maps = weight_maps(model, job.constraint)

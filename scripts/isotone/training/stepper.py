@@ -116,7 +116,7 @@ class Stepper:
         self.optimizer.release()
         for model in (self.engine.model, self.engine.teacher):
             if model is not None:
-                model.to("meta")
+                torch.nn.Module.to(model, "meta")
         gc.collect()
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()

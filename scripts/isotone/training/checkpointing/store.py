@@ -25,7 +25,8 @@ from torch import Tensor
 
 from isotone.errors import InputOutputError
 from isotone.records import Json, file_digest, read_json, sync_folder
-from isotone.training.checkpointing.tensors import drop_from_memory, read_tensors, write_tensors
+from isotone.training.checkpointing.manifest import MANIFEST, SCHEMA, damage, read_manifest
+from isotone.training.checkpointing.tensors import read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{9})$")
 TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ECONNRESET, errno.ENETDOWN}
@@ -106,7 +107,7 @@ class Store:
                 }
             files = {name: job.result() for name, job in jobs.items()}
             files["progress.json"] = _write_json(part / "progress.json", progress)
-            _write_json(part / "manifest.json", {"schema": "checkpoint/1", "step": step, "files": files})
+            _write_json(part / MANIFEST, {"schema": SCHEMA, "step": step, "files": files})
             sync_folder(part)
             os.rename(part, self.path(step))
         except BaseException:
@@ -120,11 +121,8 @@ class Store:
         Raises:
             InputOutputError: if it is not what its manifest says.
         """
-        for name, entry in _manifest(self.path(step), step).items():
-            path = self.path(step) / name
-            drop_from_memory(path)
-            if path.stat().st_size != entry["size"] or file_digest(path) != entry["sha256"]:
-                raise InputOutputError(f"{path} reads back differently from what was written")
+        if found := damage(self.path(step), past_cache=True):
+            raise InputOutputError(f"{self.path(step)} does not read back: {found}")
 
     def read(self, step: int) -> Checkpoint:
         """Read and verify one checkpoint.
@@ -134,7 +132,7 @@ class Store:
         """
         folder = self.path(step)
         try:
-            files = _manifest(folder, step)
+            files = read_manifest(folder)
             with ThreadPoolExecutor(3) as pool:
                 jobs = {
                     name.removesuffix(".safetensors"): pool.submit(read_tensors, folder / name, entry)
@@ -200,14 +198,6 @@ def _write_json(path: Path, value: Json) -> Json:
         file.flush()
         os.fsync(file.fileno())
     return {"size": len(data), "sha256": file_digest(path)}
-
-
-def _manifest(folder: Path, step: int) -> dict[str, Json]:
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("schema") != "checkpoint/1" or manifest.get("step") != step:
-        raise InputOutputError(f"{folder / 'manifest.json'} does not describe step {step}")
-    files: dict[str, Json] = manifest["files"]
-    return files
 
 
 def retained(

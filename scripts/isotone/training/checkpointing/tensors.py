@@ -115,13 +115,3 @@ def read_tensors(path: Path, expected: Json) -> dict[str, Tensor]:
         low, high = entry["data_offsets"]
         found[name] = data[low:high].view(_TYPES[entry["dtype"]]).view(entry["shape"])
     return found
-
-
-def drop_from_memory(path: Path) -> None:
-    """Ask the system to forget a file's cached pages, so that reading it back reads the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(handle)
