@@ -107,6 +107,11 @@ rule null:
     input:
         reference=f"results/{{study}}/runs/{study.report.baseline}/seed-{{seed}}/model",
         arm="results/{study}/runs/{arm}/seed-{seed}/model",
+        documents=(
+            "results/{study}/data/attack/manifest.json"
+            if study.controls.match == "attacked"
+            else []
+        ),
         validation="results/{study}/data/validation/data.json",
     output:
         model=directory("results/{study}/runs/{arm}~{kind}/seed-{seed}/model"),
@@ -130,13 +135,17 @@ rule null:
             constraint=study.arms[wildcards.arm].constraint,
             tolerance=study.controls.tolerance,
             seed=study.controls.seed + int(wildcards.seed),
+            document_start=study.data.document_start,
             length=study.training.length,
             blocks=study.training.validation_blocks,
+        ),
+        documents=lambda wildcards, input: (
+            f"--documents {Path(input.documents).parent}" if input.documents else ""
         ),
         code=code_digest("null"),
     shell:
         "exec python scripts/null.py --settings {params.settings:q} --reference {input.reference} --arm {input.arm} "
-        "--validation $(dirname {input.validation}) "
+        "--validation $(dirname {input.validation}) {params.documents} "
         "--model {output.model} --history {output.history} "
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"
 

@@ -113,6 +113,11 @@ def main() -> int | None:
     parser.add_argument("--winner", type=Path, default=Path("winner.yaml"), help="overlay to write")
     options = parser.parse_args()
     study = study_of(options.configfile)
+    if study.controls.match != "validation":
+        raise errors.ConfigurationError(
+            f"controls.match is {study.controls.match}: these controls are matched on the text that the full study attacks, which a "
+            "sweep must not read. Write `controls: {match: validation}` into the sweep's overlay."
+        )
     folder = options.results / study.study
     measured = [measure(study, folder, arm) for arm in study.constrained_arms()]
     report = table(measured, options.ceiling)

@@ -11,14 +11,17 @@ import pandas as pd
 import pytest
 import torch
 from isotone import records
+from isotone.attacks.documents import Document, write_manifest
+from isotone.attacks.vocabulary import Vocabulary
 from isotone.config.constraint import Calibration, Constraint
 from isotone.config.schema import as_mapping
 from isotone.constraints import calibration_ids, constrain
 from isotone.constraints.capture import calibration_blocks
-from isotone.controls.make import add_noise, make_null, mean_nll, scale_logits, solve
+from isotone.controls.make import Noise, add_noise, make_null, mean_nll, scale_logits, solve
 from isotone.controls.temperature import best_temperature
 from isotone.errors import ConfigurationError
-from isotone.models import load_model, save_model
+from isotone.evaluation.scoring import Scorer
+from isotone.models import load_model, load_tokenizer, prefix_token, save_model
 from isotone.records import read_json, write_json
 from transformers import AutoModelForCausalLM
 
@@ -112,6 +115,26 @@ def test_noise_repeats_and_differs_between_seeds():
     plain = dict(zoo.tiny("gpt2").named_parameters())
     moved = {name for name, value in first.named_parameters() if not torch.equal(value, plain[name])}
     assert moved == {name for name, value in plain.items() if ".h." in name and value.dim() == 2}
+
+
+def test_noise_of_scale_zero_gives_the_weights_back():
+    model, plain = zoo.tiny("gpt2"), dict(zoo.tiny("gpt2").named_parameters())
+    noise = Noise(model, 3)
+    noise.apply(0.7)
+    assert not torch.equal(
+        model.get_parameter("transformer.h.0.mlp.c_fc.weight"), plain["transformer.h.0.mlp.c_fc.weight"]
+    )
+    noise.apply(0.0)
+    assert all(torch.equal(value, plain[name]) for name, value in model.named_parameters())
+
+
+def test_the_mean_by_text_weighs_texts_alike():
+    """A text of 3 tokens counts as much as one of 24: what attacks report as clean loss is a mean over texts."""
+    model, (inputs, targets) = fitted(), text(2)
+    targets[0, 3:] = -100
+    each = [mean_nll(model, inputs[row : row + 1], targets[row : row + 1]) for row in range(2)]
+    assert mean_nll(model, inputs, targets, by_text=True) == pytest.approx(sum(each) / 2)
+    assert mean_nll(model, inputs, targets) == pytest.approx((3 * each[0] + 24 * each[1]) / 27)
 
 
 @pytest.mark.parametrize("kind", ["tempered", "noised"])
@@ -211,6 +234,25 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     first = paths["train.json"].read_bytes()
     assert not program(root, "null", ["--settings", settings, *both], monkeypatch)
     assert paths["train.json"].read_bytes() == first  # nothing in it depends on time or place
+
+    shared = tmp_path / "attack"
+    shared.mkdir()
+    ids = [calibration_ids(data, 4096, 64)[row, :length].numpy() for row, length in enumerate((40, 40, 17))]
+    texts = [Document(f"text {index}", each, np.array([1])) for index, each in enumerate(ids)]
+    write_manifest(shared, texts, [], Vocabulary(np.array([1]), ["a"] * 4, np.zeros(4, np.int64)), {})
+    assert not program(root, "null", ["--settings", settings, *both, "--documents", shared], monkeypatch)
+    found = read_json(paths["train.json"])["result"]["null"]
+    prefix = prefix_token(load_tokenizer(base), "bos")
+
+    def clean_loss(folder):
+        """What attack rows say: each text's mean, averaged."""
+        scorer = Scorer(load_model(folder), prefix)
+        return np.mean([scorer.texts(torch.from_numpy(each[None])).double().numpy().mean() for each in ids])
+
+    assert found["matched_on"] == "attacked"
+    assert found["target_nats_per_token"] == pytest.approx(clean_loss(start), abs=1e-5)
+    assert clean_loss(paths["model"]) == pytest.approx(clean_loss(start), abs=1.1e-3)
+    assert abs(result["final_loss"] - read_json(paths["train.json"])["result"]["final_loss"]) > 1e-3  # other text
 
     early = json.dumps({"kind": "early", "length": 64})
     without = [word for pair in zip(both[::2], both[1::2], strict=True) if pair[0] != "--arm" for word in pair]

@@ -63,6 +63,11 @@ class Controls:
     )
     seed: int = setting(0, "noise of kind `noised`", minimum=0)
     tolerance: float = setting(1e-3, "how closely the clean loss is matched, nats per token", exclusiveMinimum=0)
+    match: str = setting(
+        "attacked",
+        "the text on which it is matched: the attacked documents, unchanged, or validation blocks (a sweep must not read the former)",
+        enum=["attacked", "validation"],
+    )
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ Shape suffixes: B = sequences, T = positions.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy import optimize
 from torch import Tensor
 
 from isotone.errors import ConfigurationError
@@ -40,7 +40,7 @@ class Null:
         model: the control, or the untouched reference where no control exists.
         found: false for "not applicable" and "not available"; then ``reason`` says why.
         setting: what was solved for (temperature or noise scale).
-        target_nll, reached_nll, reference_nll: validation nats per token.
+        target_nll, reached_nll, reference_nll: nats per token of the texts that losses are matched on.
     """
 
     model: PreTrainedModel
@@ -81,40 +81,45 @@ def mean_nll(
     *,
     temperature: float = 1.0,
     hidden: Sequence[Tensor] | None = None,
+    by_text: bool = False,
 ) -> float:
     """Nats per scored token (targets of -100 are not scored), summed in fp64.
 
     Args:
         temperature: divides the logits.
         hidden: what `hidden_batches` gives for ``inputs_BT``, where it is known already.
+        by_text: the mean over rows of each row's mean, as attacks report clean loss; else over all tokens.
     """
     from isotone.models.loss import token_nll
 
     head = head_of(model).tempered(temperature)
+    means: list[float] = []
     total, count = 0.0, 0
     batches = hidden_batches(model, inputs_BT) if hidden is None else hidden
     for hidden_ND, targets in zip(batches, targets_BT.split(ROWS), strict=True):
         flat = targets.to(head.weight_VD.device).flatten()
-        nll = token_nll(hidden_ND, head, flat)
-        total += float(nll.double().sum())
-        count += int((flat != UNSCORED).sum())
-    return total / count
+        nll_N = token_nll(hidden_ND, head, flat).double()
+        scored_BT = (flat != UNSCORED).view_as(targets)
+        means += (nll_N.view_as(targets).sum(1) / scored_BT.sum(1)).tolist()
+        total += float(nll_N.sum())
+        count += int(scored_BT.sum())
+    return sum(means) / len(means) if by_text else total / count
 
 
 def solve(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float | None:
     """A root of an increasing function on [low, high] to ``tolerance`` in its value; None if there is none."""
-    at_low, at_high = function(low), function(high)
-    if abs(at_low) <= tolerance:
+
+    def flat(value: float) -> float:
+        """The function with all that is near enough to zero called zero, where Brent's method ends."""
+        found = function(value)
+        return 0.0 if abs(found) <= tolerance else found
+
+    at_low = flat(low)
+    if at_low == 0:
         return low
-    if at_low > 0 or at_high < 0:
+    if at_low > 0 or flat(high) < 0:
         return None
-    for _ in range(60):
-        middle = math.sqrt(low * high) if low > 0 else 0.5 * (low + high)
-        value = function(middle)
-        if abs(value) <= tolerance:
-            return middle
-        low, high = (middle, high) if value < 0 else (low, middle)
-    return 0.5 * (low + high)
+    return float(optimize.brentq(flat, low, high, xtol=1e-12))
 
 
 @torch.no_grad()
@@ -138,7 +143,7 @@ def scale_logits(model: PreTrainedModel, factor: float) -> None:
     else:
         raise ConfigurationError(
             f"This {family.name} model's final norm has no gain and its vocabulary projection is tied to the "
-            "embedding, so no temperature can be exported. Take nulls.kinds without tempered."
+            "embedding, so no temperature can be exported. Take controls.kinds without tempered."
         )
     if head.bias_V is not None:
         head.bias_V.mul_(factor)
@@ -158,34 +163,50 @@ def _tempered(
     return model, temperature
 
 
-@torch.no_grad()
-def add_noise(model: PreTrainedModel, scale: float, seed: int) -> None:
-    """Add Gaussian noise to every matrix of the blocks, in place; its spread is ``scale`` times the matrix's own.
+class Noise:
+    """Gaussian noise on every matrix of a model's blocks, at any scale, without copying the model.
 
-    The draw depends on the seed and the parameter's place alone, so that two scales share one direction.
+    A matrix becomes W + scale * spread(W) * noise. The noise depends on the seed and the matrix's place alone, and
+    is drawn on the CPU, so that two scales share one direction and every device has the same.
     """
-    blocks = family_of(model).layers(model)
-    index = 0
-    for block in blocks:
-        for parameter in block.parameters():
-            if parameter.dim() < 2:
-                continue
-            generator = torch.Generator().manual_seed((seed << 20) + index)
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-            parameter.add_(scale * float(parameter.std()) * noise.to(parameter))
-            index += 1
+
+    @torch.no_grad()
+    def __init__(self, model: PreTrainedModel, seed: int) -> None:
+        self.matrices: list[tuple[Tensor, Tensor, Tensor]] = []  # parameter, its weights, one unit of noise
+        parameters = (value for block in family_of(model).layers(model) for value in block.parameters())
+        for place, parameter in enumerate(value for value in parameters if value.dim() >= 2):
+            generator = torch.Generator().manual_seed((seed << 20) + place)
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            unit = float(parameter.cpu().std()) * drawn
+            self.matrices.append((parameter, parameter.clone(), unit.to(parameter)))
+
+    @torch.no_grad()
+    def apply(self, scale: float) -> None:
+        """Set the model to this much noise; 0 gives its own weights back."""
+        for parameter, weights, unit in self.matrices:
+            parameter.copy_(weights + scale * unit)
+
+
+def add_noise(model: PreTrainedModel, scale: float, seed: int) -> None:
+    """Add noise of one scale, in place; see `Noise`."""
+    Noise(model, seed).apply(scale)
 
 
 def _noised(
-    reference: PreTrainedModel, gap: Callable[..., float], tolerance: float, seed: int
+    baseline: PreTrainedModel, gap: Callable[..., float], tolerance: float, seed: int
 ) -> tuple[PreTrainedModel, float] | None:
-    def noisy(scale: float) -> PreTrainedModel:
-        model = copy.deepcopy(reference)
-        add_noise(model, scale, seed)
-        return model
+    model = copy.deepcopy(baseline)
+    noise = Noise(model, seed)
 
-    scale = solve(lambda value: gap(noisy(value)), 0.0, NOISE, tolerance)
-    return None if scale is None else (noisy(scale), scale)
+    def loss_at(scale: float) -> float:
+        noise.apply(scale)
+        return gap(model)
+
+    scale = solve(loss_at, 0.0, NOISE, tolerance)
+    if scale is None:
+        return None
+    noise.apply(scale)
+    return model, scale
 
 
 def make_null(
@@ -197,13 +218,15 @@ def make_null(
     *,
     tolerance: float,
     seed: int = 0,
+    by_text: bool = False,
 ) -> Null:
-    """A control with the clean loss ``target_nll`` on the given validation blocks.
+    """A control with the clean loss ``target_nll`` on the given texts.
 
     Args:
         kind: ``tempered`` (logits divided by T > 1), ``noised`` (seeded Gaussian on weights) or ``early`` (a
             checkpoint as it is: a point of the control curve, which matches no target).
         tolerance: nats per token.
+        by_text: what `mean_nll` averages over.
 
     Returns:
         The control; where none exists (the reference is no better than the target) the reference itself
@@ -211,7 +234,7 @@ def make_null(
     """
 
     def gap(model: PreTrainedModel, **options: Any) -> float:
-        return mean_nll(model, inputs_BT, targets_BT, **options) - target_nll
+        return mean_nll(model, inputs_BT, targets_BT, by_text=by_text, **options) - target_nll
 
     reference_nll = target_nll + gap(reference)
     made: tuple[PreTrainedModel, float | str] | None
@@ -225,9 +248,9 @@ def make_null(
     elif kind == "early":
         made, missing = (reference, "as it is"), ""
     else:
-        raise ConfigurationError(f'nulls.kinds has "{kind}". Choose from {", ".join(KINDS)}.')
+        raise ConfigurationError(f'controls.kinds has "{kind}". Choose from {", ".join(KINDS)}.')
     if made is None:
         return Null(reference, kind, False, missing, None, target_nll, reference_nll, reference_nll)
     model, value = made
-    reached = mean_nll(model, inputs_BT, targets_BT)
+    reached = target_nll + gap(model)
     return Null(model, kind, True, "", value, target_nll, reached, reference_nll)
