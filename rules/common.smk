@@ -131,6 +131,11 @@ def train_settings(wildcards):
     return as_param(as_mapping(study.train_job(wildcards.arm, int(wildcards.seed))))
 
 
+def consumed(path):
+    """An output that may go once every job that reads it is done, if the user wants the room."""
+    return path if study.operation.keep_starts else temp(path)
+
+
 def study_settings():
     """The whole study as the report needs it: all that is result, nothing that is operation."""
     plain = as_mapping(study)

@@ -1,5 +1,7 @@
 # Needs: all rules. Makes: the list of what a study has to have; no rules.
 
+from snakemake.io import is_flagged
+
 LAST = [LAYOUT.results, LAYOUT.summary, LAYOUT.tables, LAYOUT.figures, LAYOUT.report]
 
 
@@ -12,7 +14,9 @@ def steps():
             if rule.is_producer(path):
                 wildcards = rule.get_wildcards(path)
                 outputs = tuple(
-                    str(output.apply_wildcards(wildcards)) for output in rule.output
+                    str(output.apply_wildcards(wildcards))
+                    for output in rule.output
+                    if not is_flagged(output, "temp")
                 )
                 found[outputs] = rule.name
     return found

@@ -81,7 +81,7 @@ rule apply_monotonicity:
         train="results/{study}/data/train/data.json",
         texts=texts_that_fit(),
     output:
-        model=directory("results/{study}/starts/{arm}/model"),
+        model=consumed(directory("results/{study}/starts/{arm}/model")),
         certificate="results/{study}/starts/{arm}/certificate.json",
     log:
         "results/{study}/logs/starts/{arm}.log",

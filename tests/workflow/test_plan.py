@@ -124,3 +124,13 @@ def test_what_texts_must_fit_changes_no_training(study: Path) -> None:
 def test_a_second_run_says_nothing_to_do(study: Path) -> None:
     done = run(study, "-m", "snakemake", "--profile", "profiles/local", "--configfile", "config/smoke.yaml")
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_starts_that_training_consumed_may_go(study: Path) -> None:
+    shutil.rmtree(study / "results/smoke/starts/mlp_both/model")
+    assert planned(study)["apply_monotonicity"] == 1
+    edit(study / "config/smoke.yaml", "report:", "operation: {keep_starts: false}\nreport:")
+    assert planned(study) == {}
+    (study / "results/smoke/runs/mlp_both/seed-42/train.json").unlink()
+    plan = planned(study)
+    assert plan["apply_monotonicity"] == plan["train_monotonic"] == 1

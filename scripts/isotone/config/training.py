@@ -126,6 +126,9 @@ class Operation:
     background_save: bool = setting(True, "write checkpoints from a background thread")
     prefetch: int = setting(2, "batches read ahead", minimum=0)
     keep_state: bool = setting(False, "keep checkpoints after a run is done")
+    keep_starts: bool = setting(
+        True, "keep the untrained model of each arm once all its runs are done; it is made again when it is needed"
+    )
     tensorboard: bool = setting(True, "write TensorBoard events")
     watchdog: float = setting(10.0, "medians of a step's time after which a hang is declared; 0: never", minimum=0)
     watchdog_floor: float = setting(

@@ -138,7 +138,8 @@ class Estimate:
         found.append(Stage("base model", 1, 0, 0, 0.0, 0.0, 4.0 * self.shape.parameters))
         if study.model.source == "scratch":
             found.append(self._training("pretrain", study.base_job().training, 1))
-        found.append(Stage("starts", len(study.arms), 0, 0, 0.0, 0.0, len(study.arms) * 4.0 * self.shape.parameters))
+        starts = len(study.arms) if study.operation.keep_starts else min(len(study.arms), self.count)
+        found.append(Stage("starts", len(study.arms), 0, 0, 0.0, 0.0, starts * 4.0 * self.shape.parameters))
         for arm in study.arms:
             found.append(self._training(f"train {arm}", study.training_of(arm), len(study.seeds_of(arm))))
         found.append(self.checkpoints())
