@@ -25,6 +25,7 @@ def main() -> None:
     from isotone.records import write_marker
 
     settings = parse(Fetch, json.loads(arguments.settings), "fetch.py --settings")
+    environment.say(environment.cache_sentence())
     start = time.monotonic()
     result: dict[str, Any] = {}
     if settings.model.source == "hub":

@@ -20,9 +20,22 @@ PACKAGES = ["torch", "transformers", "tokenizers", "datasets", "numpy", "pandas"
 
 
 def cache_folder() -> Path | None:
-    """Where downloads go unless the user says otherwise: under $SCRATCH, so that no home quota fills up."""
-    scratch = os.environ.get("SCRATCH", "")
-    return Path(scratch) / "huggingface" if scratch and Path(scratch).is_dir() else None
+    """Where downloads go unless the user says otherwise: below $SCRATCH, else $PROJECT, so that no home quota fills up."""
+    for name in ("SCRATCH", "PROJECT"):
+        folder = Path(os.environ.get(name, ""))
+        if folder.is_absolute() and folder.is_dir():
+            return folder / "huggingface"
+    return None
+
+
+def cache_sentence() -> str:
+    """Where downloads go, and what to set where that is the home folder."""
+    if place := os.environ.get("HF_HOME") or cache_folder():
+        return f"Downloads are kept in {place}."
+    return (
+        "Downloads are kept below your home folder (~/.cache/huggingface), since neither HF_HOME nor SCRATCH nor PROJECT "
+        "names a folder. Where a quota is small, say: export HF_HOME=/a/large/disk"
+    )
 
 
 def variables(*, offline: bool = True) -> dict[str, str]:

@@ -81,5 +81,18 @@ def test_held_out_parts_take_the_first_that_exists(dataset, tmp_path):
     )
 
 
+def test_two_lists_that_end_at_one_part_each_get_their_documents(dataset, tmp_path):
+    """An alternative may lack a part that the first source has: then both lists read what there is."""
+    rows = [{"text": f"held-out text number {index}", "id": index} for index in range(400)]
+    (dataset / "owner/texts/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits = {"test": ["validation", "test"], "attack_test": ["test", "validation"]}
+    data = parse(Data, {**SETTINGS, "documents": 300, "held_out_documents": 120, "splits": splits})
+    fetch_data(data)
+    out = tmp_path / "out"
+    out.mkdir()
+    found = make_corpus(data, out)["splits"]
+    assert found["test"]["documents"] == found["attack_test"]["documents"] == 120
+
+
 def test_fetching_a_local_source_does_nothing():
     assert fetch_data(Data()) == {}

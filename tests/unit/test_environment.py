@@ -13,11 +13,21 @@ LIGHT = ["isotone", "isotone.environment", "isotone.config.study", "isotone.comm
          "isotone.commands.estimate", "isotone.commands.checkpoints", "isotone.commands.resume", "isotone.planning.capacity"]  # fmt: skip
 
 
-def test_caches_go_to_scratch_where_it_exists(tmp_path, monkeypatch):
+def test_caches_go_to_scratch_else_to_project_else_it_is_said(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_HOME", raising=False)
+    (tmp_path / "project").mkdir()
     monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("PROJECT", str(tmp_path / "project"))
     assert environment.variables()["HF_HOME"] == str(tmp_path / "huggingface")
     monkeypatch.setenv("SCRATCH", str(tmp_path / "absent"))
+    assert environment.variables()["HF_HOME"] == str(tmp_path / "project/huggingface")
+    assert environment.cache_sentence() == f"Downloads are kept in {tmp_path / 'project/huggingface'}."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROJECT", "project")  # a name, such as a cloud's, and no path
     assert "HF_HOME" not in environment.variables()
+    assert "export HF_HOME=" in environment.cache_sentence()
+    monkeypatch.setenv("HF_HOME", "/chosen")
+    assert environment.cache_sentence() == "Downloads are kept in /chosen."
 
 
 def test_what_the_user_set_stays(monkeypatch):

@@ -38,7 +38,7 @@ CHOSEN: dict[str, Any] = {
             "vocabulary": 900,
         },
     },
-    "base": {"training": {"epochs": 4.25}},
+    "base": {"training": {"epochs": 4.25, "milestones": [0.25, 0.5]}},
     "data": {
         "source": "hub",
         "name": "some/text",
@@ -66,7 +66,7 @@ CHOSEN: dict[str, Any] = {
         "transfer": ["hotflip"],
         "hotflip": {"iterative": True},
     },
-    "controls": {"kinds": ["noised"], "attacks": ["random"]},
+    "controls": {"kinds": ["noised", "early"], "attacks": ["random"]},
     "report": {"baseline": "other", "thresholds": [0.3]},
     "operation": {"criteria": [{"measure": "memory", "limit": 3}]},
 }
@@ -141,7 +141,7 @@ def commands(configuration: dict[str, Any], folder: Path) -> list[list[str]]:
     path = folder / "arrival.yaml"
     path.write_text(yaml.safe_dump(configuration))
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n", "-p", "--configfile", str(path)],
+        [sys.executable, "-m", "snakemake", "-n", "-p", "--quiet", "host", "--configfile", str(path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -161,7 +161,9 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, An
     """Two studies with every key off its default (a model made here, a model of the hub), and their commands."""
     scratch = changed_study()
     other_form = {"one_shot": True, "iterative": False}
-    hub = merge(scratch, {"model": {"source": "hub"}, "attacks": {"hotflip": other_form}})
+    hub = merge(
+        scratch, {"model": {"source": "hub"}, "attacks": {"hotflip": other_form}, "controls": {"kinds": ["noised"]}}
+    )
     folder = tmp_path_factory.mktemp("arrival")
     return [scratch, hub], [commands(scratch, folder), commands(hub, folder)]
 
@@ -202,6 +204,8 @@ def test_every_key_arrives_in_some_job(planned: tuple[list[dict[str, Any]], list
         if path.endswith(".training"):  # laid on top of the study's own
             key, default, values = "training.epochs", None, [value["epochs"] for value in values]
         values = [value for value in values if value != default]
+        if path == "controls.seed":  # each run's control has its own draw
+            values = [value + CHOSEN["seeds"][0] for value in values]
         assert values, f"{path} is at its default in this test"
         where = reported if path.split(".")[0] in ("report", "study", "seeds") else arrived
         section, _, name = ".".join(key.replace(".*", "").split(".")[-2:]).rpartition(".")

@@ -70,6 +70,12 @@ def wanted_rows(documents: int) -> int:
     return math.ceil(1.1 * documents) + 100 if documents else 0
 
 
+def _held_out_rows(settings: Data) -> int:
+    """Rows to fetch of each held-out part: enough where all lists of names end at one part; 0: all."""
+    lists = len(set(map(tuple, settings.splits.held_out().values())))
+    return wanted_rows(settings.held_out_documents * max(1, lists))
+
+
 def fetch_data(settings: Data) -> dict[str, Any]:
     """Download what the first source that can be had needs; empty if that one is no dataset of the hub.
 
@@ -81,7 +87,7 @@ def fetch_data(settings: Data) -> dict[str, Any]:
         try:
             open_source(candidate, Troubles(), None, wanted_rows(settings.documents))
             for names in settings.splits.held_out().values():
-                _first_part(candidate, Troubles(), wanted_rows(settings.held_out_documents), names)
+                _first_part(candidate, Troubles(), _held_out_rows(settings), names)
         except ConfigurationError as error:
             reasons.append(str(error))
             continue
@@ -109,7 +115,7 @@ def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
             if candidate is not settings.candidates()[-1]:
                 say(f"{error}\n  The next of data.alternatives is tried.")
             continue
-        open_part = functools.partial(_first_part, candidate, troubles, wanted_rows(settings.held_out_documents))
+        open_part = functools.partial(_first_part, candidate, troubles, _held_out_rows(settings))
         build_splits(settings, folder, open_part, main, troubles)
         near_copies = treat(settings.near_copies, folder, [split for split in SPLITS if split != "train"])
         if troubles.counts:

@@ -112,7 +112,7 @@ def home_quota() -> Verdict:
     if inside and free < 20e9:
         return (
             "yellow",
-            f"caches go below your home, which has {free / 1e9:.1f} GB free.{quota} Set HF_HOME (or SCRATCH).",
+            f"caches go below your home, which has {free / 1e9:.1f} GB free.{quota} Set HF_HOME (or SCRATCH, or PROJECT).",
         )
     return "green", (
         "caches go below your home" if inside else "caches go outside your home"
