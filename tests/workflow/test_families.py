@@ -1,7 +1,8 @@
-"""A small random model of every decoder-only family goes from its folder to the report.
+"""A small random model of each kind of decoder-only family goes from its folder to the report.
 
-GPT-NeoX, from scratch, is the smoke study itself (see conftest.finished); here are the others. A study costs about
-a minute of processor time, nearly all of it imports, so that only one family of each kind makes its null.
+GPT-NeoX, from scratch, is the smoke study itself (see conftest.finished); here is one family of each kind. A study costs
+about a minute of processor time, nearly all of it imports, so that the other families are tested function by function
+(tests/unit/test_families.py), and only some make a control.
 """
 
 from __future__ import annotations
@@ -25,11 +26,17 @@ CONSTRAINTS = {
     "gpt2": PLAIN,
     "opt": PLAIN,
     "llama": ROTATED,
-    "mistral": {"scope": "gated_all", "init": "relu"},
+    "phi": PLAIN,  # its norm feeds attention too
+    "gemma2": {"scope": "gated_all", "init": "relu"},  # capped logits, gain 1 + w, eager attention
+    "qwen3_moe": {"scope": "gated_all", "init": "abs"},  # stacked experts
     "qwen2": {"scope": "gated_updown", "init": "abs"},
 }
 MODELS = {"llama": {"rms_norm_eps": 1e-5}}  # the epsilon of the norm that rotating leads to
-WITH_NULL = {"gpt2", "qwen2"}  # a lifted arm is no worse than the baseline, so that its null has nothing to temper
+WITH_NULL = {
+    "gpt2",
+    "qwen2",
+    "gemma2",
+}  # a lifted arm is no worse than the baseline, so that its null has nothing to temper
 STEPS = 12
 SECONDS = 1500  # on a machine that has other things to do
 

@@ -4,8 +4,9 @@ Intervals go through the input projection, the activation, the gate and the outp
 For signed weights the result is an upper bound, often a loose one. Where all weights are non-negative and the
 activation never falls, the ends are ``f(x - r)`` and ``f(x + r)`` themselves: the bound is exact and attained.
 
-The box is one of the net's *inputs before the norm's gain*; behind a centring norm in centred coordinates, whatever
-the arm's cone, so that arms of one model are compared on the same boxes.
+The box lies around what the norm writes before its gain, behind a centring norm in centred coordinates, so that arms of
+one model are compared on the same boxes. Arms of the strict cone start with gains of 1 and promise order of what the norm
+writes; there the box lies behind the gain.
 
 Shape suffixes: N = samples, D = width (or centred coordinates, one less), F = hidden units.
 
@@ -70,9 +71,9 @@ def output_interval(path: Path, x_ND: Tensor, radius_N1: Tensor) -> Interval:
     return _linear(*path.exit, hidden)
 
 
-def _before_gain(path: Path, sublayer: Sublayer, x_ND: Tensor, centred: bool) -> tuple[Path, Tensor]:
-    """The net as a function of what the norm writes before its gain, and inputs there."""
-    gain, shift = sublayer.gain, sublayer.shift
+def _seen_from(path: Path, sublayer: Sublayer, x_ND: Tensor, centred: bool, behind_gain: bool) -> tuple[Path, Tensor]:
+    """The net as a function of what the norm writes, before its gain or behind it, and inputs there."""
+    gain, shift = (None, None) if behind_gain else (sublayer.gain, sublayer.shift)
     entrances = path.entrances
     if shift is not None:
         entrances = tuple((weight, bias + weight @ shift.detach().double()) for weight, bias in entrances)
@@ -94,20 +95,28 @@ def _before_gain(path: Path, sublayer: Sublayer, x_ND: Tensor, centred: bool) ->
 
 @torch.no_grad()
 def certified_radius(
-    model: nn.Module, sublayer: Sublayer, activation_name: str, x_ND: Tensor, *, centred: bool, expert: int = 0
+    model: nn.Module,
+    sublayer: Sublayer,
+    activation_name: str,
+    x_ND: Tensor,
+    *,
+    centred: bool,
+    behind_gain: bool = False,
+    expert: int = 0,
 ) -> dict[str, Any]:
     """The largest box around inputs on text inside which no output moves by more than a tenth of its spread.
 
     Args:
         x_ND: what the net reads on text, behind the norm's gain.
         centred: whether the norm centres.
+        behind_gain: whether the box lies behind the norm's gain (strict cone).
 
     Returns:
         ``radius`` (median over samples, in units of the inputs' spread), ``least`` (the smallest), ``exact`` (whether
         the bound is attained), ``share`` and ``samples``; ``radius`` is None for an activation with no known interval.
     """
     path = path_of(model, sublayer, activation_name, "elementwise", expert)
-    path, inputs_ND = _before_gain(path, sublayer, x_ND.double(), centred)
+    path, inputs_ND = _seen_from(path, sublayer, x_ND.double(), centred, behind_gain)
     rows = inputs_ND[torch.linspace(0, len(inputs_ND) - 1, min(SAMPLES, len(inputs_ND))).long()]
     slack = 1e-6 * float(path.exit[0].abs().max()) if centred else 0.0
     signed = any(bool((weight < -slack).any()) for weight in (path.exit[0], *(each[0] for each in path.entrances)))

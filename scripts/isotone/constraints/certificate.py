@@ -17,6 +17,7 @@ from scipy import stats
 from torch import Tensor
 
 from isotone.config.constraint import Constraint
+from isotone.constraints.bounds import certified_radius
 from isotone.constraints.capture import capture
 from isotone.constraints.comparable import vacuous
 from isotone.constraints.coordinates import coordinates_of
@@ -233,6 +234,9 @@ def _layer(
         "monotone_units": sum(units),
         "units": path.exit[0].shape[1] * len(paths),
         "smallest_jacobian": min(each["smallest_jacobian"] for each in seen),
+        "bound": certified_radius(
+            model, sublayer, name, x_BTD.flatten(0, 1), centred=centring, behind_gain=settings.cone == "strict"
+        ),
     }
 
 

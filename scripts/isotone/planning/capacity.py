@@ -86,6 +86,12 @@ KNOWN = {
     "meta-llama/Llama-3.1-8B": Shape(32, 4096, 14336, 32, 8, 128, 128256, False, True),
     "Qwen/Qwen2.5-1.5B": Shape(28, 1536, 8960, 12, 2, 128, 151936, True, True, True),
     "Qwen/Qwen2.5-7B": Shape(28, 3584, 18944, 28, 4, 128, 152064, False, True, True),
+    "Qwen/Qwen3-0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936, True, True),
+    "allenai/OLMo-2-0425-1B": Shape(16, 2048, 8192, 16, 16, 128, 100352, False, True),
+    "HuggingFaceTB/SmolLM3-3B": Shape(36, 2048, 11008, 16, 4, 128, 128256, True, True),
+    "google/gemma-2-2b": Shape(26, 2304, 9216, 8, 4, 256, 256000, True, True),
+    "google/gemma-3-1b-pt": Shape(26, 1152, 6912, 4, 1, 256, 262144, True, True),
+    "microsoft/phi-2": Shape(32, 2560, 10240, 32, 32, 80, 51200, False, False),
     "SmolLM2-135M": Shape(30, 576, 1536, 9, 3, 64, 49152, True, True),
 }
 
