@@ -223,14 +223,47 @@ def test_status_speaks_to_people_and_to_scripts_without_torch(study, root):
 
 def test_jobs_of_the_queue_are_found_by_rule_and_wildcards(tmp_path):
     text = (
-        f"11|RUNNING|{tmp_path}|rule_train_monotonic_wildcards_demo_both_1\n"
-        f"12|PENDING|{tmp_path}|rule_attack_hotflip_wildcards_demo_baseline_2\n13|RUNNING|/elsewhere|rule_setup\nbroken\n"
+        f"11|RUNNING|None|{tmp_path}|rule_train_monotonic_wildcards_demo_both_1\n"
+        f"12|PENDING|Priority|{tmp_path}|rule_attack_hotflip_wildcards_demo_baseline_2\n"
+        "13|RUNNING|None|/elsewhere|rule_setup\nbroken\n"
     )
     jobs = slurm_queue.parse_queue(text, str(tmp_path))
     assert [job.number for job in jobs] == ["11", "12"]
     assert slurm_queue.job_of(jobs, "train", "both-1").number == "11"
     assert slurm_queue.job_of(jobs, "hotflip", "baseline-seed-2").number == "12"
     assert slurm_queue.job_of(jobs, "train", "both-2") is None
+
+
+def test_a_job_that_only_a_person_can_release_is_told_with_its_command(study):
+    """And another study's job in the same checkout is not taken for one of this study's."""
+    comment = "rule_train_baseline_wildcards_{}_baseline_1"
+    mine = slurm_queue.Job("11", "PENDING", comment.format("demo"), "JobHeldUser")
+    other = slurm_queue.Job("12", "PENDING", comment.format("demonstration"), "JobHeldAdmin")
+    found = survey.survey(*study_of_results(None), jobs=[mine, other])
+    run = next(run for run in found.runs if run.name == "baseline/seed-1")
+    assert run.queue == "held 11 (JobHeldUser)" and found.queue == {"pending": 1}
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(status.render(found))
+    assert "Slurm job 11 waits (JobHeldUser)" in console.export_text() and len(found.held) == 1
+    assert "scontrol release 11" in found.held[0]
+
+
+def test_the_doctor_tells_of_held_jobs_and_full_queues(tmp_path, monkeypatch):
+    from isotone.planning.checks import slurm
+
+    answer = f"7|PENDING|launch failed requeued held|{tmp_path}|rule_setup_wildcards_demo"
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '{answer}'\n")
+    full = "sbatch: error: AssocMaxSubmitJobLimit\nallocation failure: Job violates accounting/QOS policy"
+    (tmp_path / "sbatch").write_text(f"#!/bin/sh\necho '{full}' >&2; exit 1\n")
+    for name in ("squeue", "sbatch"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert slurm.held()[0] == "yellow" and "scontrol release 7" in slurm.held()[1]
+    assert slurm.accepted("setup", {})[0] == "yellow" and "AssocMaxSubmitJob" in slurm.accepted("setup", {})[1]
 
 
 def test_studies_are_found_by_name(study):

@@ -9,25 +9,41 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from isotone.cluster.holds import Hold, hold_of
+
 PATIENCE = 10.0  # seconds that an unreachable controller may take
+
+
+FORMAT = "%i|%T|%r|%Z|%k"  # number, state, reason, working directory, comment
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job: number, state, and the comment in which the plugin names rule and wildcards."""
+    """One job: number, state, the comment in which the plugin names rule and wildcards, and why it waits."""
 
     number: str
     state: str
     comment: str
+    reason: str = ""
+
+    @property
+    def hold(self) -> Hold | None:
+        """What keeps it from ever starting, if anything does."""
+        return hold_of(self.number, self.state, self.reason)
+
+    def belongs_to(self, study: str) -> bool:
+        """Whether it works for that study: others may run in the same checkout."""
+        wildcards = self.comment.partition("_wildcards_")[2]
+        return wildcards == study or wildcards.startswith(f"{study}_")
 
 
 def parse_queue(text: str, folder: str) -> list[Job]:
-    """Jobs from ``squeue -h -o '%i|%T|%Z|%k'`` whose working directory is ``folder``."""
+    """Jobs from squeue's lines in `FORMAT` whose working directory is ``folder``."""
     jobs = []
     for line in text.splitlines():
-        cells = line.split("|", 3)
-        if len(cells) == 4 and os.path.realpath(cells[2]) == os.path.realpath(folder):
-            jobs.append(Job(cells[0], cells[1], cells[3]))
+        cells = line.split("|", 4)
+        if len(cells) == 5 and os.path.realpath(cells[3]) == os.path.realpath(folder):
+            jobs.append(Job(cells[0], cells[1], cells[4], cells[2]))
     return jobs
 
 
@@ -37,9 +53,7 @@ def own_jobs() -> list[Job]:
     if squeue is None or os.environ.get("SLURM_CONF") == os.devnull:
         return []
     try:
-        answer = subprocess.run(
-            [squeue, "--me", "-h", "-o", "%i|%T|%Z|%k"], capture_output=True, text=True, timeout=PATIENCE
-        )
+        answer = subprocess.run([squeue, "--me", "-h", "-o", FORMAT], capture_output=True, text=True, timeout=PATIENCE)
     except (OSError, subprocess.TimeoutExpired):
         return []
     return parse_queue(answer.stdout, str(Path.cwd())) if answer.returncode == 0 else []

@@ -110,6 +110,7 @@ def render(found: Survey) -> Group:
         parts.append(
             Text.from_markup(f"\n[yellow]A HALT file exists: nothing starts until `isotone resume {found.study}`.[/]")
         )
+    parts += [Text.from_markup(f"\n[yellow]{escape(hold)}[/]") for hold in found.held]
     for entry in found.failed:
         error = escape(entry["error"][:300])
         parts.append(Text.from_markup(f"\n[red]{escape(entry['what'])}[/]: {error}\n  log: {escape(entry['log'])}"))

@@ -74,6 +74,7 @@ class Survey:
     seconds: float
     state_bytes: int
     queue: dict[str, int]
+    held: list[str]
     halted: bool
 
 
@@ -169,7 +170,7 @@ def survey_run(name: str, outputs: Path, state: Path | None, log: Path, now: flo
     """One run, from its marker, its state folder and its log."""
     run = Run(name, log=str(log))
     if job is not None:
-        run.queue = f"{job.state.lower()} {job.number}"
+        run.queue = f"held {job.number} ({job.hold.reason})" if job.hold else f"{job.state.lower()} {job.number}"
     if state is not None:
         _fill_from_state(run, state, now)
     marker = read_json_quietly(outputs / "train.json")
@@ -254,7 +255,7 @@ def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
         jobs: the user's jobs in Slurm's queue; None: ask Slurm if there is one.
     """
     now = time.time()
-    jobs = own_jobs() if jobs is None else jobs
+    jobs = [job for job in (own_jobs() if jobs is None else jobs) if job.belongs_to(study.study)]
     states = state_folders(folder)
     runs = []
     if study.model.source == "scratch":
@@ -294,5 +295,6 @@ def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
         seconds=benchmark_seconds(folder / "timings"),
         state_bytes=folder_size(state_root(folder)),
         queue=counts,
+        held=[str(job.hold) for job in jobs if job.hold],
         halted=(folder / "HALT").exists(),
     )

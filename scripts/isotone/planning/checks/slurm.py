@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
+from isotone.cluster.queue import own_jobs
 from isotone.cluster.records import fields
+from isotone.cluster.submission import FULL
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.planning.checks import Check, Verdict
@@ -71,6 +73,11 @@ def accepted(rule: str, resources: dict[str, Any]) -> Verdict:
         ["sbatch", "--test-only", *submission(resources), "--wrap", "true"], capture_output=True, text=True, timeout=30
     )
     words = (answer.stderr or answer.stdout).strip().replace("\n", " ")
+    if limit := FULL.search(words):
+        return (
+            "yellow",
+            f"the queue holds as many of your jobs as it may now ({limit[0]}); submissions wait until some have left.",
+        )
     if answer.returncode:
         return (
             "red",
@@ -110,6 +117,12 @@ def grace(study: Study, partitions: Collection[str]) -> Verdict:
     return ("yellow", f"{words}. Set it to {known} or less.") if known < study.operation.grace else ("green", words)
 
 
+def held() -> Verdict:
+    """Jobs of this checkout that wait and will not start by themselves."""
+    holds = [job.hold for job in own_jobs() if job.hold is not None]
+    return ("yellow", " ".join(map(str, holds[:5]))) if holds else ("green", "none")
+
+
 def training_partitions(jobs: dict[str, dict[str, Any]]) -> set[str]:
     """Where the profile trains; a value may name several, with commas."""
     found = [jobs.get(rule, jobs["default"]).get("slurm_partition") for rule in TRAINING]
@@ -126,5 +139,6 @@ def all_checks(study: Study, folder: Path, profile: Path) -> list[Check]:
     if verdict[0] != "red":
         jobs = jobs_of(settings)
         checks += [(f"jobs of {rule}", partial(accepted, rule, found)) for rule, found in jobs.items()]
+        checks.append(("held jobs", held))
         checks.append(("grace", partial(grace, study, training_partitions(jobs))))
     return checks
