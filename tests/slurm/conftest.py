@@ -62,6 +62,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     before = signal.signal(signal.SIGTERM, interrupted)
     try:
         lab.script("up")
+        # Which Slurm the session used, for whoever looks at it from outside.
+        (folder.parent / "slurm-version").write_text(lab.say("slurmctld", "-V"))
         yield lab
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -11,7 +11,6 @@ set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 PYTHON=${ISOTONE_LAB_PYTHON:-$ROOT/.venv/bin/python}
-MIRROR=${ISOTONE_LAB_MIRROR:-http://deb.debian.org/debian}
 # Slurm, what the lab starts beside it, and the libraries that a Python of the host may be linked to.
 PACKAGES=slurm-wlm,slurmdbd,mariadb-server,munge,procps,libffi8,libsqlite3-0,libbz2-1.0,liblzma5,libgomp1,libstdc++6,libexpat1,zlib1g
 
@@ -36,7 +35,8 @@ make() {
     command -v debootstrap >/dev/null || { echo "other: debootstrap is not installed" >&2; return 3; }
     rm -rf "$PLACE" # the rest of an attempt that was cut short; nothing is ever mounted in it outside of a namespace
     mkdir -p "$PLACE"
-    debootstrap --variant=minbase --include="$PACKAGES" $RELEASE "$PLACE" "$MIRROR" >"$PLACE.log" 2>&1 ||
+    # shellcheck disable=SC2086
+    debootstrap --variant=minbase --include="$PACKAGES" $RELEASE "$PLACE" ${ISOTONE_LAB_MIRROR:-} >"$PLACE.log" 2>&1 ||
         { echo "other: debootstrap $RELEASE failed: $(tail -n 1 "$PLACE.log")" >&2; return 3; }
     rm -rf "$PLACE"/var/cache/apt/archives "$PLACE"/var/lib/apt/lists
     touch "$PLACE/isotone-ready"
