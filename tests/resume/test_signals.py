@@ -61,7 +61,7 @@ def _last_row(case: Case) -> int:
     return int(lines[-1].split(",")[0]) if len(lines) > 1 else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_other_signals_stop_it_too(case: Case, undisturbed: str, number: int) -> None:
     start = case.start(operation=NEVER)
     _wait_until_it_trains(case, start)

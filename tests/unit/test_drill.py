@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,21 @@ def test_a_run_that_is_done_before_the_signal_ends_the_rehearsal(
                 drill._disturb(driver, step=60, patience=5)
         finally:
             driver.kill()
+
+
+@pytest.mark.slow
+def test_preemption_is_rehearsed_without_slurm(tmp_path: Path) -> None:
+    """The real command on a smaller study: all of it gets SIGTERM, the same command ends it in the same weights."""
+    root = Path(__file__).resolve().parents[2]
+    for part in ("Snakefile", "rules", "scripts", "config", "envs", "report", "profiles", "requirements.lock"):
+        (tmp_path / part).symlink_to(root / part)
+    text = (root / "profiles/slurm/drill.yaml").read_text().replace("epochs: 4", "epochs: 1")
+    (tmp_path / "study.yaml").write_text(text)
+    environment = {name: value for name, value in os.environ.items() if name != "ISOTONE_STATE"}
+    environment |= {"PYTHONPATH": str(root / "scripts")}
+    command = [sys.executable, "-m", "isotone", "drill", "--local", "--study", "study.yaml", "--step", "5"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "final weights              equal" in done.stdout and re.search(r"steps lost +0\n", done.stdout)
+    events = next((tmp_path / "results/drill/state").glob("*/events.jsonl")).read_text()
+    assert '"SIGTERM"' in events and events.count('"resume"') == 1

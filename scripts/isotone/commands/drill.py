@@ -1,8 +1,8 @@
-"""Rehearse preemption on this cluster: a small study, SIGTERM in the middle of an epoch, and a comparison of weights.
+"""Rehearse preemption: a small study, SIGTERM in the middle of an epoch, and a comparison of weights.
 
-Two short training jobs run with your profile. The first is left alone. The second gets the signal that a preemption
+Two short training jobs run with your profile (with --local: on this machine, without Slurm). The first is left alone. The second gets the signal that a preemption
 sends; then it is watched how the site brings it back. Equal weights at the end mean that a preemption here loses
-nothing. It takes some ten minutes where the queue is short, and changes only results/drill and results/drill-quiet.
+nothing. It takes some ten minutes where the queue is short (one or two with --local), and changes only results/drill and results/drill-quiet.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the command's options."""
+    parser.add_argument("--local", action="store_true", help="rehearse on this machine, without Slurm")
+    parser.add_argument("--study", type=Path, default=STUDY, help="the study to rehearse (default: %(default)s)")
     parser.add_argument("--profile", default="profiles/slurm", help="the Snakemake profile to rehearse")
     parser.add_argument("--step", type=int, default=60, help="training step after which the signal is sent")
     parser.add_argument("--patience", type=float, default=60, help="minutes to wait for the queue at each point")
@@ -43,30 +45,40 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Rehearse; 0 only if the disturbed run ended in the weights of the quiet one."""
-    if shutil.which("squeue") is None:
-        raise ConfigurationError("No Slurm here: squeue is not on PATH. Run the drill on a login node of the cluster.")
-    profile = Path(arguments.profile) / "config.yaml"
-    if not profile.is_file() or not STUDY.is_file():
-        raise ConfigurationError(f"{profile} or {STUDY} is missing. Run the drill in the top folder of a checkout.")
+    if not arguments.local and shutil.which("squeue") is None:
+        raise ConfigurationError(
+            "No Slurm here: squeue is not on PATH. Run the drill on a login node of the cluster, or say --local to "
+            "rehearse on this machine."
+        )
+    profile = Path("profiles/local" if arguments.local else arguments.profile) / "config.yaml"
+    if not profile.is_file() or not arguments.study.is_file():
+        raise ConfigurationError(
+            f"{profile} or {arguments.study} is missing. Run the drill in the top folder of a checkout."
+        )
+    if arguments.local:
+        from isotone.commands.drill_local import rehearse
+
+        return rehearse(arguments.study, arguments.step, arguments.patience * 60)
     _site(yaml.safe_load(profile.read_text(encoding="utf-8")))
-    _clean()
-    _say("1 of 3: the quiet run, as jobs of your profile ...")
+    clean()
+    say("1 of 3: the quiet run, as jobs of your profile ...")
     began = time.monotonic()
-    if _driver(arguments.profile, QUIET).wait():
+    if driver(arguments.profile, QUIET, arguments.study).wait():
         raise InputOutputError("The quiet run did not finish; the driver's messages above say why.")
-    _say(f"        done in {time.monotonic() - began:.0f} s (queue included)")
-    _say("2 of 3: the same run, to be disturbed ...")
+    say(f"        done in {time.monotonic() - began:.0f} s (queue included)")
+    say("2 of 3: the same run, to be disturbed ...")
     shutil.copytree(f"results/{QUIET}", f"results/{HIT}", ignore=shutil.ignore_patterns("runs", "state", "logs"))
-    driver = _driver(arguments.profile, HIT)
+    disturbed = driver(arguments.profile, HIT, arguments.study)
     try:
-        facts = _disturb(driver, arguments.step, arguments.patience * 60)
+        facts = _disturb(disturbed, arguments.step, arguments.patience * 60, arguments.study)
     finally:
-        if driver.poll() is None:
-            driver.terminate()
-    return _verdict(facts)
+        if disturbed.poll() is None:
+            disturbed.terminate()
+    return verdict(facts)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print at once."""
     print(text, flush=True)
 
 
@@ -81,31 +93,35 @@ def _site(profile: Json) -> None:
     partition = str(defaults.get("slurm_partition", "")) if isinstance(defaults, dict) else ""
     shown = fields(_asked("scontrol", "show", "partition", partition) if partition else "")
     expire = re.search(r"cred_expire=(\d+)", config.get("AuthInfo", ""))
-    _say(f"Slurm {config.get('SLURM_VERSION', '?')}, partition {partition or '(default)'}:")
-    _say(f"  preemption: {config.get('PreemptType', '?')}, mode {shown.get('PreemptMode', '?')}")
-    _say(f"  time for a save: GraceTime {shown.get('GraceTime', '?')} s + KillWait {config.get('KillWait', '?')}")
-    _say(f"  longest job {shown.get('MaxTime', '?')}; requeue allowed by default: {config.get('JobRequeue', '?')}")
-    _say(f"  a requeued job waits at least {expire.group(1) if expire else '120'} s (cred_expire)\n")
+    say(f"Slurm {config.get('SLURM_VERSION', '?')}, partition {partition or '(default)'}:")
+    say(f"  preemption: {config.get('PreemptType', '?')}, mode {shown.get('PreemptMode', '?')}")
+    say(f"  time for a save: GraceTime {shown.get('GraceTime', '?')} s + KillWait {config.get('KillWait', '?')}")
+    say(f"  longest job {shown.get('MaxTime', '?')}; requeue allowed by default: {config.get('JobRequeue', '?')}")
+    say(f"  a requeued job waits at least {expire.group(1) if expire else '120'} s (cred_expire)\n")
 
 
-def _clean() -> None:
+def clean() -> None:
     """Begin anew, with the state beside the results, where nothing but the drill's own runs stand."""
     os.environ.pop("ISOTONE_STATE", None)
     for study in (QUIET, HIT):
         shutil.rmtree(f"results/{study}", ignore_errors=True)
 
 
-def _driver(profile: str, study: str) -> subprocess.Popen[bytes]:
-    """Snakemake for one of the two runs; its messages go to results/<study>-driver.log."""
+def driver(profile: str, study: str, file: Path, *, alone: bool = False) -> subprocess.Popen[bytes]:
+    """Snakemake for one of the two runs; its messages go to results/<study>-driver.log.
+
+    Args:
+        alone: in a session of its own, so that all of it can be signalled and nothing else.
+    """
     Path("results").mkdir(exist_ok=True)
     target = f"results/{study}/{RUN}/train.json"
-    command = [sys.executable, "-m", "snakemake", "--profile", profile, "--configfile", str(STUDY)]
+    command = [sys.executable, "-m", "snakemake", "--profile", profile, "--configfile", str(file)]
     command += ["--config", f"study={study}", "--", target]
     with open(f"results/{study}-driver.log", "w") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=alone)
 
 
-def _until(what: str, ask: Callable[[], T], driver: subprocess.Popen[bytes], seconds: float) -> T:
+def until(what: str, ask: Callable[[], T], driver: subprocess.Popen[bytes], seconds: float) -> T:
     """Wait for an answer while the driver lives."""
     end = time.monotonic() + seconds
     while not (answer := ask()):
@@ -117,14 +133,15 @@ def _until(what: str, ask: Callable[[], T], driver: subprocess.Popen[bytes], sec
     return answer
 
 
-def _events(*kinds: str) -> list[dict[str, Any]]:
+def events(*kinds: str) -> list[dict[str, Any]]:
     """Events of the disturbed run (its state folder is new, so all are its own)."""
     files = sorted(state_root(Path(f"results/{HIT}")).glob("*/events.jsonl"), key=os.path.getmtime)
     lines = files[-1].read_text(encoding="utf-8").splitlines() if files else []
     return [event for event in map(json.loads, lines) if not kinds or event["event"] in kinds]
 
 
-def _step() -> int:
+def step_now() -> int:
+    """The newest step that the disturbed run told of; -1 before the first."""
     beats = sorted(state_root(Path(f"results/{HIT}")).glob("*/heartbeat*.json"), key=os.path.getmtime)
     try:
         return int(json.loads(beats[-1].read_text(encoding="utf-8"))["step"]) if beats else -1
@@ -138,27 +155,37 @@ def _job() -> str:
     return next((job.number for job in mine), "")
 
 
-def _disturb(driver: subprocess.Popen[bytes], step: int, patience: float) -> Json:
-    """Send the signal in mid-epoch and watch what happens; times in seconds."""
-    _until("the run to train", lambda: _step() >= step, driver, patience)
-    number = _job()
-    _say(f"        SIGTERM to job {number} at step {_step()}")
-    sent = time.time()
-    if _asked("scancel", "--signal=TERM", number):
-        raise InputOutputError(f"scancel could not signal job {number}. May you signal your own jobs here?")
-    left = _until("the run to save", lambda: _events("exit"), driver, patience)[0]
+def ended(exits: list[Json], file: Path) -> Json:
+    """How the disturbed run ended.
+
+    Raises:
+        InputOutputError: it was done before the signal.
+    """
+    left = exits[0] if exits else {"code": 0}
     if left["code"] == 0:
         raise InputOutputError(
             "The run was done before the signal reached it: this machine is fast. Repeat with --step 1, or with more "
-            f"training.epochs in {STUDY}."
+            f"training.epochs in {file}."
         )
+    return left
+
+
+def _disturb(driver: subprocess.Popen[bytes], step: int, patience: float, file: Path = STUDY) -> Json:
+    """Send the signal in mid-epoch and watch what happens; times in seconds."""
+    until("the run to train", lambda: step_now() >= step, driver, patience)
+    number = _job()
+    say(f"        SIGTERM to job {number} at step {step_now()}")
+    sent = time.time()
+    if _asked("scancel", "--signal=TERM", number):
+        raise InputOutputError(f"scancel could not signal job {number}. May you signal your own jobs here?")
+    left = ended(until("the run to save", lambda: events("exit"), driver, patience), file)
     saved = datetime.fromisoformat(left["time"]).timestamp()
-    _say(f"        saved {saved - sent:.1f} s after the signal, at step {left['step']}; waiting for its return ...")
-    back = _until("the run to come back", lambda: _events("resume"), driver, patience)[0]
+    say(f"        saved {saved - sent:.1f} s after the signal, at step {left['step']}; waiting for its return ...")
+    back = until("the run to come back", lambda: events("resume"), driver, patience)[0]
     resumed = datetime.fromisoformat(back["time"]).timestamp()
     again = _job()
-    _say("3 of 3: it trains again; waiting for its end ...")
-    _until("the end", lambda: driver.poll() is not None, driver, patience)
+    say("3 of 3: it trains again; waiting for its end ...")
+    until("the end", lambda: driver.poll() is not None, driver, patience)
     return {
         "job": number,
         "again": again,
@@ -169,25 +196,27 @@ def _disturb(driver: subprocess.Popen[bytes], step: int, patience: float) -> Jso
     }
 
 
-def _verdict(facts: Json) -> int:
+def verdict(facts: Json) -> int:
     """Print what was seen and what it means."""
     digests = [
         read_json(Path(f"results/{study}/{RUN}/train.json"))["result"]["weights_sha256"] for study in (QUIET, HIT)
     ]
-    same = facts["again"] in ("", facts["job"]) and facts["retries"] == 0
-    _say("\nWhat this site does on preemption:")
-    _say(f"  signal to saved state      {facts['saved']:8.1f} s")
-    _say(f"  saved state to new steps   {facts['away']:8.1f} s   (queue and start of the program)")
-    _say(f"  steps lost                 {facts['lost']:8d}")
-    _say(f"  retries spent              {facts['retries']:8d}   ({'same job, requeued' if same else 'a new job'})")
-    _say(f"  final weights              {'equal' if digests[0] == digests[1] else 'DIFFERENT'}: {digests[1][:16]}")
+    how = facts.get("how")
+    if how is None:
+        how = "same job, requeued" if facts["again"] in ("", facts["job"]) and not facts["retries"] else "a new job"
+    say("\nWhat happens here on preemption:")
+    say(f"  signal to saved state      {facts['saved']:8.1f} s")
+    say(f"  saved state to new steps   {facts['away']:8.1f} s   (queue and start of the program)")
+    say(f"  steps lost                 {facts['lost']:8d}")
+    say(f"  retries spent              {facts['retries']:8d}   ({how})")
+    say(f"  final weights              {'equal' if digests[0] == digests[1] else 'DIFFERENT'}: {digests[1][:16]}")
     if facts["retries"]:
-        _say(
+        say(
             "\nThis site does not let the job requeue itself, so each preemption costs one of the profile's `retries`.\n"
             "Raise `retries` in the profile, or ask for a partition with JobRequeue=1."
         )
     if digests[0] != digests[1]:
-        _say(
+        say(
             "\nThe weights differ. On nodes of different CPU or GPU types that is expected; on equal ones it is a fault."
         )
         return 1
