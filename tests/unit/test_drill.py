@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,19 +36,47 @@ def test_a_run_that_is_done_before_the_signal_ends_the_rehearsal(
             driver.kill()
 
 
-@pytest.mark.slow
-def test_preemption_is_rehearsed_without_slurm(tmp_path: Path) -> None:
-    """The real command on a smaller study: all of it gets SIGTERM, the same command ends it in the same weights."""
-    root = Path(__file__).resolve().parents[2]
-    for part in ("Snakefile", "rules", "scripts", "config", "envs", "report", "profiles", "requirements.lock"):
-        (tmp_path / part).symlink_to(root / part)
-    text = (root / "profiles/slurm/drill.yaml").read_text().replace("epochs: 4", "epochs: 1")
-    (tmp_path / "study.yaml").write_text(text)
-    environment = {name: value for name, value in os.environ.items() if name != "ISOTONE_STATE"}
-    environment |= {"PYTHONPATH": str(root / "scripts")}
-    command = [sys.executable, "-m", "isotone", "drill", "--local", "--study", "study.yaml", "--step", "5"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "final weights              equal" in done.stdout and re.search(r"steps lost +0\n", done.stdout)
-    events = next((tmp_path / "results/drill/state").glob("*/events.jsonl")).read_text()
-    assert '"SIGTERM"' in events and events.count('"resume"') == 1
+# A study's driver as the rehearsal sees it: state folder, events, heartbeats, SIGTERM, the marker at the end.
+DRIVER = """
+import json, pathlib, signal, sys, time
+name = next(word[6:] for word in sys.argv if word.startswith("study="))
+state, runs = pathlib.Path(f"results/{name}/state/0123"), pathlib.Path(f"results/{name}/runs/baseline/seed-42")
+state.mkdir(parents=True, exist_ok=True); runs.mkdir(parents=True)
+def event(kind, **facts):
+    with open(state / "events.jsonl", "a") as file:
+        file.write(json.dumps({"time": "2026-01-01T00:00:00+00:00", "event": kind, **facts}) + "\\n")
+saved = state / "saved"
+step = begun = int(saved.read_text()) if saved.exists() else 0
+event("resume" if begun else "start", step=begun)
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+while step < 20 or (name == "drill" and not begun):  # the run to be disturbed goes on until it is
+    step += 1
+    (state / "heartbeat.json").write_text(json.dumps({"step": step}))
+    if asked:
+        saved.write_text(str(step)); event("exit", code=75, step=step); runs.rmdir(); sys.exit(1)
+    time.sleep(0.01)
+event("exit", code=0, step=step)
+weights = "other" if begun and pathlib.Path("faulty").exists() else "same"
+(runs / "train.json").write_text(json.dumps({"result": {"weights_sha256": weights}}))
+"""
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_preemption_is_rehearsed_without_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], faulty: bool
+) -> None:
+    """All of it gets SIGTERM, the same command goes on; other weights than the quiet run's are a failure."""
+    (tmp_path / "snakemake.py").write_text(DRIVER)
+    (tmp_path / "profiles/local").mkdir(parents=True)
+    for file in ("profiles/local/config.yaml", "study.yaml", *(["faulty"] if faulty else [])):
+        (tmp_path / file).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = argparse.Namespace(
+        local=True, profile="profiles/slurm", study=Path("study.yaml"), step=30, patience=1.0
+    )
+    assert drill.run(arguments) == int(faulty)
+    said = capsys.readouterr().out
+    assert ("final weights              DIFFERENT" in said) == faulty
+    assert "steps lost                        0" in said and "the same command, typed again" in said

@@ -43,6 +43,7 @@ rule failed:
 """
 
 
+@pytest.mark.slow
 def test_the_local_profile_tries_a_killed_job_once_more_and_no_other(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(LOCAL)
     done = snakemake(tmp_path, "--profile", str(ROOT / "profiles/local"))
@@ -89,6 +90,7 @@ printf 'Job Id: %s\\n    job_state = F\\n    Exit_status = %s\\n' $number $code
     return place
 
 
+@pytest.mark.slow
 def test_a_workflow_runs_through_the_pbs_profile(tmp_path: Path, pbs: Path) -> None:
     """Submission, resources, the environment of a job, success, failure and a server that is away; not PBS itself."""
     (tmp_path / "Snakefile").write_text(
@@ -130,6 +132,7 @@ def test_what_qstat_says_of_a_job(tmp_path: Path, said: str, code: int, status: 
     assert done.stdout == f"{status}\n"
 
 
+@pytest.mark.slow
 def test_a_study_is_planned_with_the_pbs_profile() -> None:
     done = snakemake(ROOT, "-n", "--quiet", "all", "--profile", "profiles/pbs", "--configfile", "config/smoke.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -152,6 +155,7 @@ def test_the_images_hold_the_lock_and_a_python_that_is_supported() -> None:
     assert all(line.split()[0] in known for line in lines)
 
 
+@pytest.mark.slow
 def test_every_job_runs_in_the_container_that_the_workflow_names(tmp_path: Path) -> None:
     """`--sdm apptainer`, with a pretended apptainer that notes its call and runs the command as it is."""
     bin_folder = tmp_path / "bin"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +40,12 @@ def rehearse(study: Path, step: int, patience: float) -> int:
         drill.say(f"        SIGTERM to all of it at step {drill.step_now()}")
         sent = time.time()
         os.killpg(driver.pid, signal.SIGTERM)
-        driver.wait(patience)
+        try:
+            driver.wait(patience)
+        except subprocess.TimeoutExpired:
+            raise InputOutputError(
+                f"The run did not end within {patience:.0f} s of the signal; see results/{drill.HIT}-driver.log."
+            ) from None
         left = drill.ended(drill.events("exit"), study)
         saved = datetime.fromisoformat(left["time"]).timestamp()
         drill.say(f"        saved {saved - sent:.1f} s after the signal, at step {left['step']}")
