@@ -77,6 +77,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     found = config.stash.get(_FOUND, {})
+    skipped = [report.nodeid for report in terminalreporter.stats.get("skipped", []) if "tests/gpu/" in report.nodeid]
+    if skipped:
+        terminalreporter.write_line(
+            f"tests marked gpu: {len(skipped)} not run, for there is no GPU that torch can use here"
+        )
     for package, percent in found.items():
         verdict = "ok" if percent >= FLOORS[package] else "MISSED"
         terminalreporter.write_line(

@@ -20,6 +20,7 @@ from isotone.config.evaluation import OrderPreservation
 from isotone.errors import ConfigurationError
 from isotone.evaluation.graded import LEVELS, Chain
 from isotone.evaluation.streams import stream
+from isotone.models import positions
 from isotone.records import Json
 
 RIDGE = 1e-2  # share of the mean diagonal
@@ -42,7 +43,8 @@ def last_states(model: Any, sentences: Sequence[list[int]], batch: int = 64) -> 
         for first in range(0, len(group), batch):
             part = group[first : first + batch]
             ids = torch.tensor([sentences[index] for index in part], device=device)
-            output = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False)
+            given = positions(model, ids)
+            output = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False, **given)
             last = torch.stack([hidden[:, -1] for hidden in output.hidden_states[1:]], dim=1).double().cpu().numpy()
             states.update(zip(part, last, strict=True))
     result = np.stack([states[index] for index in range(len(sentences))], axis=1)

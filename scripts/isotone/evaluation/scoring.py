@@ -263,7 +263,8 @@ class Scorer:
             inputs_BS = self.inputs_of(ids_BT[rows[0] : rows[-1] + 1].to(self.device))
             # the model's own kind of cache would drop what lies in front of a sliding window
             cache: Any = DynamicCache()
-            self.model.base_model(input_ids=inputs_BS, past_key_values=cache, use_cache=True)
+            given = models.positions(self.model, inputs_BS)
+            self.model.base_model(input_ids=inputs_BS, past_key_values=cache, use_cache=True, **given)
             return [[(layer.keys[row], layer.values[row]) for layer in cache.layers] for row in range(len(rows))]
 
         texts = self._in_batches(run, len(ids_BT), 2 * ids_BT.shape[1])
@@ -282,7 +283,8 @@ class Scorer:
             for layer, (keys, values) in known.items():
                 cache.update(keys[rows, :, :start], values[rows, :, :start], layer)
             ids_BT = changed_NT[members].to(self.device)
-            output = self.model.base_model(input_ids=ids_BT[:, cut:-1], past_key_values=cache, use_cache=True)
+            inputs_BS, given = ids_BT[:, cut:-1], models.positions(self.model, ids_BT[:, cut:-1], start)
+            output = self.model.base_model(input_ids=inputs_BS, past_key_values=cache, use_cache=True, **given)
             return list(self._nll_of_hidden(output.last_hidden_state, ids_BT[:, cut + 1 :]).cpu())
 
         return torch.stack(self._in_batches(score, len(rows_N), changed_NT.shape[1]))

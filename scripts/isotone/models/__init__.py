@@ -3,7 +3,7 @@
 from isotone.models.families import FAMILIES, family_of
 from isotone.models.family import Family, context_of, longrope_border
 from isotone.models.folder import load_model, load_tokenizer, save_model
-from isotone.models.forward import embedding_of, head_of, hidden_states, prefix_token, token_vectors
+from isotone.models.forward import embedding_of, head_of, hidden_states, positions, prefix_token, token_vectors
 from isotone.models.parts import Projection, Sublayer
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "longrope_border",
+    "positions",
     "prefix_token",
     "save_model",
     "token_vectors",

@@ -41,6 +41,19 @@ def _unpacked() -> Iterator[None]:
         setattr(masking_utils, name, search)
 
 
+def positions(model: PreTrainedModel, input_ids_BT: Tensor, start: int = 0) -> dict[str, Tensor]:
+    """Position ids of tokens behind ``start`` others, as an argument of the model's body; nothing where it counts itself.
+
+    OPT would count them by a running sum of floats, which has no deterministic form on CUDA.
+    """
+    import torch
+
+    if model.config.model_type != "opt":
+        return {}
+    count = torch.arange(start, start + input_ids_BT.shape[1], device=input_ids_BT.device)
+    return {"position_ids": count.expand(len(input_ids_BT), -1)}
+
+
 def hidden_states(
     model: PreTrainedModel,
     input_ids_BT: Tensor | None = None,
@@ -61,12 +74,15 @@ def hidden_states(
             f"{family_of(model).name} is an encoder-decoder model; scoring and attacks work on decoder-only models."
         )
     body: Any = model.base_model
+    tokens = input_ids_BT if input_ids_BT is not None else inputs_embeds_BTD
+    given = positions(model, tokens) if attention_mask_BT is None and tokens is not None else {}
     with _unpacked():
         return body(
             input_ids=input_ids_BT,
             inputs_embeds=inputs_embeds_BTD,
             attention_mask=attention_mask_BT,
             use_cache=False,
+            **given,
         ).last_hidden_state
 
 
