@@ -31,6 +31,7 @@ def fresh() -> None:
 def both(family: str, work: Any) -> tuple[Any, Any, int]:
     """``work(model, move)`` on the CPU and on the emulated device, and how often the latter was waited for."""
     from isotone.devices import choose_kernels
+    from isotone.models.forward import choose_experts
 
     from tests.emulated import device as emulated
 
@@ -40,7 +41,9 @@ def both(family: str, work: Any) -> tuple[Any, Any, int]:
     with emulated.Emulation():
 
         def move(value: Any) -> Any:
-            return emulated.move(value) if isinstance(value, torch.nn.Module) else value.to(emulated.DEVICE)
+            if isinstance(value, torch.nn.Module):
+                return choose_experts(emulated.move(value))
+            return value.to(emulated.DEVICE)
 
         emulated.TALLY.reset()
         found = work(move(model), move)
@@ -74,7 +77,8 @@ def scored(family: str) -> int:
 
 @pytest.mark.parametrize("family", DECODERS)
 def test_every_family_is_scored_with_few_syncs(family: str) -> None:
-    assert in_fork(lambda: scored(family)) <= 16
+    experts = family in ("mixtral", "qwen3_moe")  # one after the other, which asks the device who has work
+    assert in_fork(lambda: scored(family)) <= (400 if experts else 16)
 
 
 def attacked(name: str) -> tuple[list[str], list[str]]:

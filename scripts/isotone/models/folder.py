@@ -20,6 +20,7 @@ from isotone.errors import ConfigurationError, InputOutputError
 from isotone.models.compatible import older_keys
 from isotone.models.families import family_of_config
 from isotone.models.files import DamagedWeights, check_files
+from isotone.models.forward import choose_experts
 from isotone.records import read_json, whole_folder
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def load_model(
         raise ConfigurationError(f"{where}{folder} cannot be loaded ({first_line(error)}).") from None
     check_whole(report, f"{where}{folder}")
     loading.write(model.config) if loading.origin or RECORD in written else None
-    return model.to(device).eval()
+    return choose_experts(model.to(device)).eval()
 
 
 def _checked(folder: Path, where: str) -> dict[str, Any]:

@@ -54,6 +54,15 @@ def positions(model: PreTrainedModel, input_ids_BT: Tensor, start: int = 0) -> d
     return {"position_ids": count.expand(len(input_ids_BT), -1)}
 
 
+def choose_experts(model: PreTrainedModel) -> PreTrainedModel:
+    """On an accelerator, experts one after the other: the grouped form counts tokens by a histogram, which CUDA cannot repeat."""
+    from isotone.devices import accelerated
+
+    if accelerated(model.device) and getattr(model.config, "_experts_implementation", None) is not None:
+        model.config._experts_implementation = "eager"
+    return model
+
+
 def hidden_states(
     model: PreTrainedModel,
     input_ids_BT: Tensor | None = None,
