@@ -36,7 +36,8 @@ def test_a_trainer_that_is_killed_outright_is_told_at_once(tmp_path: Path) -> No
     assert process.stdout and process.stdout.readline() == "trains\n"
     assert judge(tmp_path).state == "running"
     process.send_signal(signal.SIGKILL)
-    while judge(tmp_path).state == "running":
+    end = time.monotonic() + 30
+    while judge(tmp_path).state == "running" and time.monotonic() < end:
         time.sleep(0.01)
     found = judge(tmp_path)
     assert found.state == "killed"

@@ -346,14 +346,14 @@ def test_the_largest_leaf_is_found_recorded_and_kept(
     free = go(make(study, tmp_path / "free", settings))
     assert free["micro_batch_size"] == 8
     assert free["bitwise"] is False
-    peaks = {1: 100, 2: 150, 4: 250, 8: 450}
+    peaks = {size: megabytes << 20 for size, megabytes in {1: 100, 2: 150, 4: 250, 8: 450}.items()}
     monkeypatch.setattr(micro_batch, "_try", lambda engine, blocks, leaf, device: peaks[leaf])
-    monkeypatch.setattr(micro_batch, "memory_limit", lambda device: 400)
+    monkeypatch.setattr(micro_batch, "memory_limit", lambda device: 400 << 20)
     run = make(study, tmp_path / "small", settings, {"target_memory": 1.0}, max_epochs=1)
     with pytest.raises(Unfinished):
         train(run)
     assert events(run, "micro_batch")[0]["micro_batch_size"] == 4
-    monkeypatch.setattr(micro_batch, "memory_limit", lambda device: 10_000)
+    monkeypatch.setattr(micro_batch, "memory_limit", lambda device: 10_000 << 20)
     assert go(run)["micro_batch_size"] == 4  # a start that resumes keeps what was recorded
     assert micro_batch.candidates(run.job.training, 4) == [1, 2]
 
