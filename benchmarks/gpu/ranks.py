@@ -25,9 +25,9 @@ from isotone.training.world import World
 
 class Shared(World):
     # Exchanges go through main memory.
-    def sum_exact(self, values):
+    def sum_exact(self, values, partner_values):
         here = values.cpu()
-        World(torch.device("cpu"), self.rank, self.size).sum_exact(here)
+        World(torch.device("cpu"), self.rank, self.size).sum_exact(here, torch.empty_like(here))
         values.copy_(here)
 
 def join():
