@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from isotone.commands import drill
+from isotone.commands import rehearsal
 from isotone.errors import InputOutputError
 
 PROFILE = "profiles/local"
@@ -26,38 +26,38 @@ def rehearse(study: Path, step: int, patience: float) -> int:
     Raises:
         InputOutputError: a run did not finish, or was done before the signal reached it.
     """
-    drill.clean()
-    drill.say("1 of 3: the quiet run, on this machine ...")
+    rehearsal.clean()
+    rehearsal.say("1 of 3: the quiet run, on this machine ...")
     began = time.monotonic()
-    if drill.driver(PROFILE, drill.QUIET, study).wait():
-        raise InputOutputError(f"The quiet run did not finish; see results/{drill.QUIET}-driver.log.")
-    drill.say(f"        done in {time.monotonic() - began:.0f} s\n2 of 3: the same run, to be disturbed ...")
+    if rehearsal.driver(PROFILE, rehearsal.QUIET, study).wait():
+        raise InputOutputError(f"The quiet run did not finish; see results/{rehearsal.QUIET}-driver.log.")
+    rehearsal.say(f"        done in {time.monotonic() - began:.0f} s\n2 of 3: the same run, to be disturbed ...")
     skip = shutil.ignore_patterns("runs", "state", "logs")
-    shutil.copytree(f"results/{drill.QUIET}", f"results/{drill.HIT}", ignore=skip)
-    driver = drill.driver(PROFILE, drill.HIT, study, alone=True)
+    shutil.copytree(f"results/{rehearsal.QUIET}", f"results/{rehearsal.HIT}", ignore=skip)
+    driver = rehearsal.driver(PROFILE, rehearsal.HIT, study, alone=True)
     try:
-        drill.until("the run to train", lambda: drill.step_now() >= step, driver, patience)
-        drill.say(f"        SIGTERM to all of it at step {drill.step_now()}")
+        rehearsal.until("the run to train", lambda: rehearsal.step_now() >= step, driver, patience)
+        rehearsal.say(f"        SIGTERM to all of it at step {rehearsal.step_now()}")
         sent = time.time()
         os.killpg(driver.pid, signal.SIGTERM)
         try:
             driver.wait(patience)
         except subprocess.TimeoutExpired:
             raise InputOutputError(
-                f"The run did not end within {patience:.0f} s of the signal; see results/{drill.HIT}-driver.log."
+                f"The run did not end within {patience:.0f} s of the signal; see results/{rehearsal.HIT}-driver.log."
             ) from None
-        left = drill.ended(drill.events("exit"), study)
+        left = rehearsal.ended(rehearsal.events("exit"), study)
         saved = datetime.fromisoformat(left["time"]).timestamp()
-        drill.say(f"        saved {saved - sent:.1f} s after the signal, at step {left['step']}")
-        drill.say("3 of 3: the same command again ...")
-        driver = drill.driver(PROFILE, drill.HIT, study, alone=True)
+        rehearsal.say(f"        saved {saved - sent:.1f} s after the signal, at step {left['step']}")
+        rehearsal.say("3 of 3: the same command again ...")
+        driver = rehearsal.driver(PROFILE, rehearsal.HIT, study, alone=True)
         if driver.wait():
-            raise InputOutputError(f"The same command did not finish the run; see results/{drill.HIT}-driver.log.")
+            raise InputOutputError(f"The same command did not finish the run; see results/{rehearsal.HIT}-driver.log.")
     finally:
         if driver.poll() is None:
             os.killpg(driver.pid, signal.SIGTERM)
-    back = drill.events("resume")[0]
-    return drill.verdict(
+    back = rehearsal.events("resume")[0]
+    return rehearsal.verdict(
         {
             "how": "none needed: the same command, typed again",
             "saved": saved - sent,
