@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 # An installed but stopped Slurm makes every Snakemake start wait for it; local runs need none.
 LOCAL := SLURM_CONF=/dev/null PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help env run plan smoke test check format clean soak slurm-lab slurm-lab-down archive schema
+.PHONY: help env run plan smoke test check format clean soak slurm-lab slurm-lab-down archive readme schema
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ format: $(READY)  ## format everything
 
 schema: $(READY)  ## write config/schema.yaml and config/README.md from the settings
 	@$(BIN)/python -m isotone schema
+
+readme: $(READY)  ## put the verdicts of the finished default study into README.md
+	@$(BIN)/python -m isotone.reporting.page.readme results/kjv/final_results.json
 
 archive: $(READY)  ## pack rows, settings, lock and digests of STUDY (default kjv)
 	@$(LOCAL) $(BIN)/python scripts/archive.py --folder results/$(or $(STUDY),kjv)

@@ -227,6 +227,7 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                 ]
             if spec.guided and variant == spec.primary(options):
                 row |= {"predicted": (gains + generator.normal(0, 0.02, flips)).tolist(), "exact": gains.tolist()}
+                row |= {"proposal_correlation": 0.5 + float(generator.normal(0, 0.05)), "tried": 40}
             rows.append(row)
     for variant in spec.doubled(options) if seed == study.seeds[0] and not kind else []:
         few = [row for row in rows if row["variant"] == variant][: study.attacks.shared.doubling]

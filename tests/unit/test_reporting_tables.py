@@ -103,7 +103,7 @@ def test_all_special_characters_of_latex_are_covered() -> None:
 def test_every_table_is_there(document: Json) -> None:
     names = {table.name for table in all_tables(document)}
     assert names == {
-        "verdicts", "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "first_study_t5", "costs", "screening", "seeds",
+        "verdicts", "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "costs", "screening", "seeds",
     }  # fmt: skip
     arms = [row["arm"] for row in next(table for table in all_tables(document) if table.name == "quality").rows]
     assert arms[0] == "baseline" and arms.index("mlp_in") < arms.index("mlp_in~tempered")
@@ -112,7 +112,7 @@ def test_every_table_is_there(document: Json) -> None:
 def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
     table = next(table for table in all_tables(document) if table.name == "first_study")
     assert len(table.rows) == len(PUBLISHED) + 4
-    published = {row["arm"]: row for row in table.rows if "first" in str(row["study"])}
+    published = {row["arm"]: row for row in table.rows if "published" in str(row["study"])}
     seed_42, three = published["mlp_both (seed 42)"], published["mlp_both (mean of three seeds)"]
     assert (seed_42["perplexity"], seed_42["success"], seed_42["trigger"]) == (36.01, 0.435, 0.088)
     assert (three["perplexity"], three["success"], three["trigger"]) == (37.68, 0.425, 0.106)
@@ -128,7 +128,12 @@ def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
 
 
 def test_the_first_studys_summaries_stand_beside_ours(document: Json) -> None:
-    table = next(table for table in all_tables(document) if table.name == "first_study_t5")
+    import copy
+
+    study = copy.deepcopy(document)
+    study["results"]["settings"]["model"]["name"] = "google-t5/t5-small"
+    table = next(table for table in all_tables(study) if table.name == "first_study_t5")
+    assert "arXiv:2602.02686" in table.note
     published = [row for row in table.rows if "T5-small" in str(row["study"])]
     keys = ("arm", "rouge1", "rouge2", "rougeL", "success", "degradation")
     assert [tuple(row[key] for key in keys) for row in published] == [

@@ -24,6 +24,7 @@ from isotone.reporting.analysis.gates import gates
 from isotone.reporting.analysis.kept_order import order
 from isotone.reporting.analysis.numbers import Sources, tidy
 from isotone.reporting.analysis.quality import quality
+from isotone.reporting.analysis.recovery import recovery
 from isotone.reporting.analysis.replays import transfer
 from isotone.reporting.analysis.summary import summary
 from isotone.reporting.evidence.expected import all_runs, primary_variant
@@ -128,6 +129,7 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
         "order": order(evidence, sources),
         "certificates": _certificates(evidence),
         "training": _training(evidence),
+        "recovery": recovery(evidence),
         "triggers": _triggers(evidence),
         "unavailable": {run.key: reason for run, reason in evidence.unavailable.items()},
     }

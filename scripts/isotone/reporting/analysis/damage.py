@@ -30,7 +30,7 @@ UNITS = {
     "near_cal": "nats/flip",
     "far_cal": "nats/flip",
 }
-REFERENCE_SUCCESS = 0.15  # the first study's threshold: relative rise of the total loss
+REFERENCE_SUCCESS = 0.15  # the published threshold for Pythia (T5: 10 %): relative rise of the total loss
 
 
 def _success(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows: str) -> Json:

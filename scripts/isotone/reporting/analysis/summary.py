@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isotone.records import Json
+from isotone.reporting.analysis import recovery
 from isotone.reporting.analysis.origin import origin
 from isotone.reporting.analysis.verdicts import LESS, MORE, NO_CONTROL
 from isotone.reporting.analysis.words import cells_of, headline, span, verdict_sentence
@@ -53,6 +54,7 @@ def limits(results: Json) -> list[str]:
         found.append(f"With {len(seeds)} seeds no two-sided sign-flip p over seeds can be below {floor:.4g}.")
     else:
         found.append("One seed: the intervals cover the choice of documents, not a new training run.")
+    found += recovery.sentences(results["recovery"])
     failed = [gate for gate in gates if gate["state"] == "fail"]
     skipped = [gate for gate in gates if gate["state"] == "not run"]
     ran = len(gates) - len(skipped)

@@ -50,7 +50,7 @@ def span(number: Json, digits: int = 3) -> str:
 def by_verdict(verdict: Json) -> str:
     """``more robust than noised; less robust than tempered and early``: which control says what."""
     groups: dict[str, list[str]] = {}
-    for control, word in verdict["controls"].items():
+    for control, word in sorted(verdict["controls"].items()):
         groups.setdefault(word, []).append(control)
     phrases = {
         MORE: "more robust than {}",
@@ -139,7 +139,7 @@ def needed(cells: Sequence[Json], settings: Json) -> str:
 def verdict_sentence(verdict: Json, cells: Sequence[Json], settings: Json) -> str:
     """One arm under one attack: the word, who says what, and the figures behind it."""
     start = f"{verdict['arm']} under {verdict['attack']}"
-    missing = "; ".join(f"{name}: {reason}" for name, reason in verdict["unavailable"].items())
+    missing = "; ".join(f"{name}: {reason}" for name, reason in sorted(verdict["unavailable"].items()))
     tail = f" Not made: {missing}." if missing else ""
     if verdict["word"] == NO_CONTROL:
         why = "only a temperature was tried, which changes no prediction" if cells else "no control of equal quality"

@@ -19,7 +19,17 @@ import numpy as np
 
 from isotone.errors import ConfigurationError, InputOutputError
 
-MEASURES = ("J", "self", "total", "clean_nll", "tokens", "top1_agreement", "kl", "reference_degradation")
+MEASURES = (
+    "J",
+    "self",
+    "total",
+    "clean_nll",
+    "tokens",
+    "top1_agreement",
+    "kl",
+    "reference_degradation",
+    "proposal_correlation",
+)
 REQUIRED = ("J", "clean_nll", "tokens")
 # Derived here, per changed token: no window and, where recalibrated (`_cal`), no temperature moves them.
 DERIVED = (

@@ -1,4 +1,8 @@
-"""The first study's published numbers beside ours, in their form and labelled with what they measure."""
+"""The published study's numbers beside ours, in their form and labelled with what they measure.
+
+Source: Cooper, Nadali, Trivedi & Velasquez 2026, "Monotonicity as an Architectural Bias for Robust Language
+Models", arXiv:2602.02686; numbers of Pythia from its code, mono-s2s.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,15 @@ PUBLISHED: dict[str, tuple[float, float, float | None]] = {
     "baseline (mlp_in_attn_out pair)": (7.06, 0.750, None),
     "mlp_in_attn_out": (88.17, 0.355, None),
 }
-# T5-small on CNN/DM: ROUGE-1, -2, -L; share of documents above 15 % and mean relative rise of the loss under flips.
+# T5-small on CNN/DM: ROUGE-1, -2, -L; share of documents whose summed loss rose
+# by more than 10 %, and mean relative rise of the loss under flips.
 PUBLISHED_T5: dict[str, tuple[float, float, float, float, float]] = {
     "standard": (32.6, 11.9, 26.6, 0.69, 0.213),
     "baseline": (30.9, 11.5, 25.0, 0.63, 0.162),
     "monotone": (29.6, 10.6, 24.2, 0.19, 0.052),
 }
 WARNING = (
-    "The first study's definitions, shown to compare and not to conclude: a relative rise of the total loss counts the cost of "
+    "Cooper et al. 2026 (arXiv:2602.02686; code: mono-s2s). Their definitions, shown to compare and not to conclude: a relative rise of the total loss counts the cost of "
     "predicting the changed tokens themselves, and asks more nats of a worse model. Other model, corpus and budgets."
 )
 BUDGETS = (
@@ -34,7 +39,7 @@ BUDGETS = (
 
 
 def _one_shot(results: Json, arm: str) -> Json:
-    """The form of HotFlip that the first study ran; empty where this study did not run it."""
+    """The form of HotFlip that the published study ran; empty where this study did not run it."""
     return results["damage"][arm].get("hotflip", {}).get("one_shot", {})
 
 
@@ -42,7 +47,7 @@ def first_study(results: Json) -> Table:
     """Pythia: published rows first, then every trained arm by the same definitions."""
     rows: list[dict[str, Cell]] = [
         {
-            "study": "first study, Pythia-1.4B",
+            "study": "published, Pythia-1.4B",
             "arm": arm,
             "perplexity": perplexity,
             "success": success,
@@ -71,14 +76,20 @@ def first_study(results: Json) -> Table:
     ]
     flips, length = results["settings"]["attacks"]["hotflip"]["flips"], results["settings"]["attacks"]["uat"]["length"]
     ours = f"protocol {protocol}, {flips} flips on each of {results['settings']['attacks']['shared']['documents']} documents, trigger of {length} tokens."
-    return Table("first_study", "The first study's numbers beside ours", WARNING + BUDGETS + ours, columns, rows)
+    return Table("first_study", "Published numbers beside ours", WARNING + BUDGETS + ours, columns, rows)
+
+
+def is_t5(results: Json) -> bool:
+    """Whether the study is one of T5, by the model's family or name."""
+    model = results["settings"]["model"]
+    return "t5" in f"{model['name']} {model['architecture'].get('family', '')}".lower()
 
 
 def first_study_t5(results: Json) -> Table:
     """T5: published rows first, then what of their measures a decoder-only study has."""
     rows: list[dict[str, Cell]] = [
         {
-            "study": "first study, T5-small on CNN/DM",
+            "study": "published, T5-small on CNN/DM",
             "arm": arm,
             "rouge1": one,
             "rouge2": two,
@@ -103,8 +114,8 @@ def first_study_t5(results: Json) -> Table:
         Column(key, label, 1) for key, label in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L"))
     ]
     columns += [
-        Column("success", "one-shot flips: share of documents above 15 %", 3),
+        Column("success", "one-shot flips: share of documents above 10 % (summed loss; ours: 15 %, mean loss)", 3),
         Column("degradation", "one-shot flips: mean relative rise of the loss", 3),
     ]
     note = f"{WARNING} ROUGE scores summaries; a study of decoder-only models writes none."
-    return Table("first_study_t5", "The first study's summaries beside ours", note, columns, rows)
+    return Table("first_study_t5", "Published summaries beside ours", note, columns, rows)

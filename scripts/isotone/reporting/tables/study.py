@@ -10,7 +10,7 @@ from isotone.reporting.figures.choice import in_order
 from isotone.reporting.page.paper import write_paper
 from isotone.reporting.tables import robustness
 from isotone.reporting.tables.overview import by_seed, screening
-from isotone.reporting.tables.published import first_study, first_study_t5
+from isotone.reporting.tables.published import first_study, first_study_t5, is_t5
 from isotone.reporting.tables.runs import costs, training
 from isotone.reporting.tables.table import Cell, Column, Table, to_csv, to_latex
 
@@ -219,7 +219,7 @@ def all_tables(document: Json) -> list[Table]:
         training(results),
         *_transfer(results),
         first_study(results),
-        first_study_t5(results),
+        *([first_study_t5(results)] if is_t5(results) else []),
         costs(document),
     ]
     return [table for table in tables if table.rows]
