@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+from isotone.training.supervision.liveness import judge
 
 from tests.resume.forks import Fault, Start, wait_for
 from tests.resume.runs import STEPS, Case, weights
@@ -171,3 +172,20 @@ def test_max_epochs_per_run_prints_where_it_stands_and_changes_no_bit(case: Case
 def test_how_a_run_is_operated_changes_no_bit(case: Case, undisturbed: str, operation: dict) -> None:
     assert case.start(operation=operation).wait() == 0, case.text()
     assert weights(case.place) == undisturbed
+
+
+def test_a_trainer_that_is_killed_is_missed_and_every_start_keeps_its_log(case: Case, undisturbed: str) -> None:
+    """SIGKILL leaves no word, and the workflow removes its own log before the next attempt."""
+    start = case.start(operation={"save_every_steps": 1})
+    wait_for(lambda: (case.place / "state").exists() and case.steps())
+    start.signal(signal.SIGKILL)
+    assert start.wait() == -signal.SIGKILL
+    assert judge(case.state).state == "killed"
+    first = judge(case.state).log
+    assert first and "validation loss" in first.read_text()
+    case.log.unlink()
+    assert case.start().wait() == 0, case.text()
+    assert weights(case.place) == undisturbed
+    assert judge(case.state).state == "ended"
+    assert len(list((case.state / "logs").iterdir())) == 2
+    assert "isotone: done" in judge(case.state).log.read_text()  # type: ignore[union-attr]
