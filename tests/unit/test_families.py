@@ -14,11 +14,12 @@ import pytest
 import torch
 from isotone.config.constraint import Constraint
 from isotone.config.training import Training
-from isotone.constraints import certify, constrain, scopes_of, weight_maps
+from isotone.constraints import certify, constrain, scopes_of, weight_maps, whole_maps
 from isotone.constraints.comparable import comparable_pair, vacuous
 from isotone.constraints.lift import fold_gain
 from isotone.constraints.scopes import constrained
 from isotone.errors import ConfigurationError
+from isotone.evaluation.perplexity import rolling
 from isotone.evaluation.scoring import Scorer
 from isotone.models import (
     embedding_of,
@@ -31,7 +32,7 @@ from isotone.models import (
     token_vectors,
 )
 from isotone.models.compatible import older_keys
-from isotone.models.family import Logits, context_of
+from isotone.models.family import Logits, context_of, longrope_border
 from isotone.models.forward import check_agreement
 from isotone.training.optimizer import Optimizer
 from scipy.optimize import linprog
@@ -268,6 +269,12 @@ def test_the_map_of_a_part_is_inverted_and_pulled_back(map_):
     torch.testing.assert_close(mapping.forward(mapping.decayed(latent, 0.5)), weight * 0.5)
 
 
+def test_a_matrix_constrained_in_one_part_is_refused_where_rows_are_dealt_out():
+    assert len(whole_maps(zoo.tiny("phi3"), Constraint(scope="gated_all", init="abs"))) == 4
+    with pytest.raises(ConfigurationError, match=r"takes one part of .*gate_up_proj\.weight"):
+        whole_maps(zoo.tiny("phi3"), Constraint(scope="gated_updown", init="abs"))
+
+
 @pytest.mark.parametrize("family", zoo.EXPERTS)
 def test_starts_that_look_at_single_matrices_refuse_stacked_experts(family):
     for start in ("nnls", "nnls_block"):
@@ -377,3 +384,41 @@ def test_the_table_is_printed_without_torch(capsys):
     assert by_name["nemotron"][1] == "LayerNorm, gain 1 + w" and by_name["phi3"][2] == "gated, fused"
     light = "import isotone.models, isotone.commands.families, isotone.planning.preflight, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+
+
+WINDOWS = {
+    "below the text": ("mistral", {"sliding_window": 16}),
+    "just below": ("mistral", {"sliding_window": 48}),
+    "all layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}),
+    "some layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}),
+    "gemma2": ("gemma2", {"sliding_window": 16}),
+    "gemma3": ("gemma3_text", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    "phi3": ("phi3", {"sliding_window": 16}),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_flips_under_sliding_windows_equal_plain_forward_passes(name):
+    family, more = WINDOWS[name]
+    scorer = Scorer(zoo.tiny(family, **more), 0)
+    ids = zoo.random_ids(2, 60)
+    rows, places, tokens = np.array([0, 0, 1]), np.array([20, 33, 58]), np.array([7, 8, 9])
+    changed = ids[torch.from_numpy(rows)].clone()
+    changed[torch.arange(3), torch.from_numpy(places)] = torch.from_numpy(tokens)
+    nll = scorer.texts(ids)
+    torch.testing.assert_close(scorer.flips(ids, nll, rows, places, tokens), scorer.texts(changed), rtol=0, atol=1e-4)
+    whole = Scorer(zoo.tiny(family, **more | {"sliding_window": 4096}), 0)
+    assert float((whole.texts(ids) - nll).abs().max()) > 1e-3  # the window does matter here
+
+
+def test_texts_on_both_sides_of_a_longrope_border_never_share_a_batch():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 32}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, **factors}
+    model = zoo.tiny("llama", rope_parameters=rope)
+    generator = np.random.default_rng(0)
+    texts = [generator.integers(1, 300, length) for length in (20, 30, 31, 32, 33, 34, 40, 60)]
+    windows = [rolling(ids, 64, 0)[0] for ids in texts]
+    together = Scorer(model, 0, batch=8).windows(windows)
+    alone = np.array([float(Scorer(model, 0, batch=1).windows([window])[0]) for window in windows])
+    np.testing.assert_allclose(together, alone, atol=1e-3)
+    assert longrope_border(model.config) == 32 and longrope_border(zoo.tiny("llama").config) == 0

@@ -3,7 +3,7 @@
 from isotone.config.constraint import SCOPE_ROLES
 from isotone.constraints.capture import calibration_ids
 from isotone.constraints.certificate import certify
-from isotone.constraints.maps import WeightMap, weight_maps
+from isotone.constraints.maps import WeightMap, weight_maps, whole_maps
 from isotone.constraints.scopes import scopes_of
 from isotone.constraints.starts import constrain, guard_precision
 
@@ -16,4 +16,5 @@ __all__ = [
     "guard_precision",
     "scopes_of",
     "weight_maps",
+    "whole_maps",
 ]

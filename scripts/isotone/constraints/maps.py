@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from isotone.config.constraint import Constraint
 from isotone.constraints.coordinates import Coordinates, coordinates_of
 from isotone.constraints.scopes import constrained
+from isotone.errors import ConfigurationError
 from isotone.models.families import family_of
 from isotone.models.parts import Projection, Share
 
@@ -213,3 +214,23 @@ def weight_maps(model: nn.Module, settings: Constraint) -> dict[str, WeightMap |
     for projection in constrained(model, settings):
         by_weight[projection.weight_name].append(projection)
     return {name: _merged(projections, settings) for name, projections in by_weight.items()}
+
+
+def whole_maps(model: nn.Module, settings: Constraint) -> dict[str, WeightMap]:
+    """`weight_maps` for who cannot handle a parameter that is constrained in one part only (sharded training).
+
+    Raises:
+        ConfigurationError: if there is such a parameter.
+    """
+    split = [projection for projection in constrained(model, settings) if projection.share is not None]
+    parts = {projection.weight_name: 0 for projection in split}
+    for projection in split:
+        parts[projection.weight_name] += 1
+    for projection in split:
+        if projection.share is not None and parts[projection.weight_name] < projection.share.parts:
+            raise ConfigurationError(
+                f"constraint.scope {settings.scope} takes one part of {projection.weight_name}, which holds several, and sharded "
+                "training deals a matrix out by rows. Choose scope gated_all, or train without sharding."
+            )
+    maps = weight_maps(model, settings)
+    return {name: mapping for name, mapping in maps.items() if isinstance(mapping, WeightMap)}

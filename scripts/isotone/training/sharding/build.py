@@ -10,7 +10,7 @@ from torch import Tensor
 
 from isotone.config.constraint import Constraint
 from isotone.config.training import Operation, Training
-from isotone.constraints import guard_precision, weight_maps
+from isotone.constraints import guard_precision, whole_maps
 from isotone.data.blocks import Blocks
 from isotone.training.engine import Engine
 from isotone.training.sharding.gather import ShardedGatherer
@@ -65,7 +65,7 @@ def sharded(
     model = bare_model(start)
     weights = Weights(start, stored_names(model))
     guard_precision(model, constraint)
-    maps = weight_maps(model, constraint)
+    maps = whole_maps(model, constraint)
     engine = ShardedEngine(model, training, world.device, teacher)
     engine.shards = shards = Shards(model, engine.loss, training, world)
     engine.loss = shards.root

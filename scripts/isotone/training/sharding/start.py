@@ -11,6 +11,8 @@ from torch import Tensor
 
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.models.activations import register
+from isotone.models.files import read_config
+from isotone.models.folder import Loading, attention_of
 from isotone.records import read_json
 from isotone.training.sharding.slices import Rows
 
@@ -84,7 +86,8 @@ def bare_model(folder: Path) -> PreTrainedModel:
             f"{folder} is an encoder-decoder model, which is not sharded. Set operation.sharding: none."
         )
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
+        attention = attention_of(Loading.of(read_config(folder)), config)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
     model.tie_weights()
     return model.eval()
 
