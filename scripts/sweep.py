@@ -75,8 +75,11 @@ def measure(study: Study, folder: Path, arm: str) -> Measured:
     seeds = study.seeds_of(arm)
     reference = study.report.baseline
     controls: dict[str, list[float]] = {}
-    for kind in study.controls.kinds:
-        name = f"{arm}~{kind}"
+    names = [name for name in study.control_arms() if name.startswith(f"{arm}~")]
+    if not names:  # a gauge lift keeps the baseline's function, and is compared with the baseline itself
+        controls[reference] = [attack(study, folder, reference, seed) for seed in seeds]
+    for name in names:
+        kind = name.partition("~")[2]
         if all(trained(study, folder, name, seed).get("null", {}).get("found", True) for seed in seeds):
             controls[kind] = [attack(study, folder, name, seed) for seed in seeds]
     return Measured(

@@ -242,8 +242,11 @@ def options_of(program: str) -> dict[str, bool]:
 BY_HAND = {  # options for people, which no rule passes
     "tokenize_split": {"--processes"},
     "transfer": {"--target-names", "--calibrations"},
-    "attack": {"--calibrations"},
     "aggregate": {"--studies", "--comparison"},
+    "null": {
+        "--tokenizer",
+        "--documents",
+    },  # only in studies with a curve of controls, or controls matched on attacked text
 }
 
 

@@ -162,8 +162,12 @@ class Study:
     def control_arms(self) -> list[str]:
         """Controls of equal quality, as arm names ``{arm}~{kind}``; a gauge lift keeps the function and needs none."""
         kinds = [kind for kind in self.controls.kinds if kind != "early"]
-        arms = [name for name in self.claimed_arms() if self.arms[name].constraint.init != "lift"]
+        arms = [name for name in self.claimed_arms() if not self._keeps_function(name)]
         return [f"{arm}~{kind}" for arm in arms for kind in kinds] + self.curve_runs()
+
+    def _keeps_function(self, arm: str) -> bool:
+        constraint = self.arms[arm].constraint
+        return constraint.init == "lift" and constraint.activation == "keep"
 
     def runs(self) -> list[tuple[str, int]]:
         """Every (arm, seed) that a complete study holds, controls included."""
