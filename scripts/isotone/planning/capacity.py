@@ -18,7 +18,7 @@ from isotone.config.training import Training
 from isotone.environment import total_memory
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of_config
-from isotone.models.files import LAYER_KEYS
+from isotone.models.files import LAYER_KEYS, read_config
 
 GIB = 2**30
 HEAD_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -149,7 +149,7 @@ def shape_of(model: Model, base: Path | None = None) -> Shape:
             a.layers, a.hidden, a.intermediate, a.heads, a.heads, a.hidden // a.heads, a.vocabulary, False, gated
         )
     if model.source == "local" and (user_path(model.path) / "config.json").is_file():
-        return shape_of_config(json.loads((user_path(model.path) / "config.json").read_text(encoding="utf-8")))
+        return shape_of_config(read_config(user_path(model.path)))
     name = model.name if model.source == "hub" else model.path
     for known, shape in KNOWN.items():
         if name == known or (model.source == "gguf" and known.lower() in name.lower()):
