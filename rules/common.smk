@@ -252,14 +252,14 @@ def crossed_models(run, wildcards):
 def attack_settings(attack, run=""):
     """A params function: shared documents, the attack's own settings, and those of attacks whose budget it matches.
 
-    The doubled search of the gate runs on the first seed of each arm only, and on no control.
+    The fresh starts of the gate run on the first seed of each arm only, and on no control.
     """
 
     def of(wildcards):
         name = run.format(**dict(wildcards.items()))
         gated = name.endswith(f"/seed-{study.seeds[0]}") and "~" not in name
         shared = (
-            study.attacks.shared if gated else replace(study.attacks.shared, doubling=0)
+            study.attacks.shared if gated else replace(study.attacks.shared, fresh_starts=0)
         )
         return settings(
             shared=shared,

@@ -14,7 +14,7 @@ from isotone.config.schema import parse
 from isotone.evaluation.scoring import Comparison, Scorer
 
 SMALL = {
-    "shared": {"doubling": 0, "crossed": 2},
+    "shared": {"fresh_starts": 0, "crossed": 2},
     "hotflip": {"flips": 2, "candidates": 3},
     "uat": {"length": 2, "restarts": 2, "iterations": 2, "candidates": 4, "batch": 2},
     "query": {"flips": 2},

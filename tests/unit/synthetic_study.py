@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from isotone.attacks.registry import SPECS
+from isotone.attacks.spec import RESTART
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study, read_study
 from isotone.records import digest_of
@@ -59,7 +60,7 @@ class Planted:
     seed_spread: float = 0.01
     document_spread: float = 0.15
     noise: float = 0.03
-    doubling: float = 1.005
+    restart: float = 1.005
     hostile: str = ""
     context: int = 24
 
@@ -229,9 +230,9 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                 row |= {"predicted": (gains + generator.normal(0, 0.02, flips)).tolist(), "exact": gains.tolist()}
                 row |= {"proposal_correlation": 0.5 + float(generator.normal(0, 0.05)), "tried": 40}
             rows.append(row)
-    for variant in spec.doubled(options) if seed == study.seeds[0] and not kind else []:
-        few = [row for row in rows if row["variant"] == variant][: study.attacks.shared.doubling]
-        rows += [row | {"variant": f"{variant}~doubled", "J": row["J"] * planted.doubling} for row in few]
+    for variant in spec.restarted(options) if seed == study.seeds[0] and not kind else []:
+        few = [row for row in rows if row["variant"] == variant][: study.attacks.shared.fresh_starts]
+        rows += [row | {"variant": variant + RESTART, "J": row["J"] * planted.restart} for row in few]
     return rows
 
 

@@ -123,7 +123,7 @@ def test_an_embedding_smaller_than_the_tokenizer_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["hotflip", "uat", "gcg"])
 def test_attack_job_writes_rows_cost_and_marker_that_repeat(study, tmp_path, name):
-    job = az.job(shared={"doubling": 2}, gcg={"form": "universal"})
+    job = az.job(shared={"fresh_starts": 2}, gcg={"form": "universal"})
     paths = files(tmp_path, name)
     attack(name, job, study / "base", study / "attack", **paths)
     first = paths["rows"].read_bytes()
@@ -135,7 +135,7 @@ def test_attack_job_writes_rows_cost_and_marker_that_repeat(study, tmp_path, nam
     assert not list(tmp_path.glob(".*journal*"))
     variants = {row["variant"] for row in rows}
     assert variants == (
-        {"one_shot", "greedy", "greedy~doubled"} if name == "hotflip" else {"trigger", "trigger~doubled"}
+        {"one_shot", "greedy", "greedy~restart"} if name == "hotflip" else {"trigger", "trigger~restart"}
     )
     for row in rows:
         changed = len(row["flips"])

@@ -130,25 +130,31 @@ def test_crossed_gradients_are_the_sources_and_scores_the_targets(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [("hotflip", "greedy"), ("gcg", "gcg"), ("query", "greedy"), ("random", "best_of_n")]
+    ("name", "variant", "ceiling"), [("hotflip", "greedy", 0), ("hotflip", "greedy", 60), ("gcg", "gcg", 0)]
 )
-def test_twice_the_effort_is_twice_the_search(name, variant):
-    manifest = az.manifest(1, shorten=0)
-    context = az.context(az.objective(), manifest)
-    tried = [
-        SPECS[name].search(replace(context, effort=effort), manifest.test)[variant][0].ledger.candidates
-        for effort in (1, 2)
-    ]
-    assert tried[1] == 2 * tried[0] > 0
+def test_a_fresh_start_takes_as_many_forwards_and_goes_elsewhere(name, variant, ceiling):
+    manifest = az.manifest(2, shorten=0)
+    context = az.context(az.objective(), manifest, hotflip={"ceiling": ceiling})
+    first, again = (SPECS[name].search(replace(context, restart=restart), manifest.test)[variant] for restart in (0, 1))
+    for one, other in zip(first, again, strict=True):
+        length = context.objective.tokens(len(one.document.ids))
+        spent = [trace.ledger.forward_tokens / length for trace in (one, other)]
+        assert spent[0] <= spent[1] < spent[0] + 4 or ceiling  # whole rounds of 1 + 3 passes
+        assert max(spent) < max(ceiling, 10) + 4
+        assert not np.array_equal(one.best[-1].ids, other.best[-1].ids)
+        assert other.best[-1].damage > 0
 
 
 @pytest.mark.parametrize("name", ["uat", "gcg"])
-def test_twice_the_effort_is_twice_the_iterations_of_a_trigger(name, tmp_path):
+def test_a_fresh_start_of_a_trigger_has_restarts_of_its_own(name, tmp_path):
     manifest = az.manifest(2, shorten=0)
-    context = az.context(az.objective(), manifest, gcg={"form": "universal"}, shared={"doubling": 2})
-    rows, _, _ = run.run(name, context, manifest, Journal(tmp_path / "rows.jsonl", {}))
-    spent = {row["variant"]: row["ledger"]["candidates"] for row in rows}
-    assert spent["trigger~doubled"] == 2 * spent["trigger"] > 0
+    context = az.context(az.objective(), manifest, gcg={"form": "universal"}, shared={"fresh_starts": 2})
+    rows, _, about = run.run(name, context, manifest, Journal(tmp_path / "rows.jsonl", {}))
+    restarts = {row["variant"]: row["restart"] for row in rows}
+    assert restarts["trigger"] in (0, 1) and restarts["trigger~restart"] in (2, 3)
+    assert sorted(found["restart"] for found in about["triggers"]) == [0, 1]
+    triggers = {row["variant"]: [piece["token"] for piece in row["trigger"]] for row in rows}
+    assert triggers["trigger"] != triggers["trigger~restart"]
 
 
 def test_chance_is_keyed_by_document_rank_and_step():

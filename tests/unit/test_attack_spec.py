@@ -53,8 +53,8 @@ def test_every_attack_in_every_form_reaches_the_report(name: str, form: dict[str
     assert sorted(results["damage"]["mlp_in"][name]) == sorted(spec.variants(settings))
     assert bool(results["triggers"]) == spec.universal(settings)
     assert all(gate["state"] != "not run" for gate in results["gates"]), results["gates"]
-    convergence = [gate for gate in results["gates"] if "twice the search" in gate["gate"]]
-    assert bool(convergence) == bool(spec.doubled(settings))
+    convergence = [gate for gate in results["gates"] if "a fresh start" in gate["gate"]]
+    assert bool(convergence) == bool(spec.restarted(settings))
     assert spec.sentence(settings) in methods_tex(document).replace(r"\_", "_")
     assert f"{excess:.3f}" in numbers_tex(document)
     page = render(document, folder)
@@ -66,7 +66,7 @@ def test_a_spec_agrees_with_itself(name: str, form: dict[str, Any]) -> None:
     attacks = parse(Attacks, {name: form})
     spec, settings = SPECS[name], attacks.of(name)
     assert spec.name == name and spec.primary(settings) in spec.variants(settings)
-    assert set(spec.doubled(settings)) <= set(spec.variants(settings))
+    assert set(spec.restarted(settings)) <= set(spec.variants(settings))
     assert spec.flips(settings) >= 1 and spec.cost(attacks).forward > 0
     assert set(spec.reads) <= set(SPECS) and all(other in SPECS for _, other, _ in spec.beats)
 

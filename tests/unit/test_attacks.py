@@ -100,7 +100,7 @@ def test_rows_do_not_depend_on_batch_order_or_company(name, tmp_path):
 @pytest.mark.parametrize("name", ["hotflip", "query", "random", "gcg", "uat"])
 def test_stopped_and_resumed_equals_not_stopped(name, tmp_path, monkeypatch):
     manifest = az.manifest(6)
-    context = az.context(az.objective(), manifest, shared={"doubling": 2})
+    context = az.context(az.objective(), manifest, shared={"fresh_starts": 2})
     whole, _ = rows_of(name, context, manifest, tmp_path / "whole")
     monkeypatch.setattr(run, "CHUNK", 1)
     saved, real = [], Journal.add
@@ -125,7 +125,7 @@ def test_stopped_and_resumed_equals_not_stopped(name, tmp_path, monkeypatch):
     resumed, _ = rows_of(name, context, manifest, tmp_path / "cut")
     assert resumed == whole
     if name != "uat":
-        assert sum(calls) == 6 + (2 if spec.doubled(context.job.of(name)) else 0) - 2
+        assert sum(calls) == 6 + (2 if spec.restarted(context.job.of(name)) else 0) - 2
 
 
 def test_a_journal_of_other_settings_is_not_used(tmp_path):

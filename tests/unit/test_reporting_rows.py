@@ -49,7 +49,7 @@ def test_a_whole_study_loads(study: Study, whole: Path) -> None:
     matrix = evidence.matrix("mlp_in", "hotflip", "greedy", "J")
     assert matrix.shape == (2, 10)
     assert evidence.matrix("mlp_in~tempered", "hotflip", "greedy", "J", seeds=[8]).shape == (1, 10)
-    assert evidence.variants("baseline", "hotflip") == ["one_shot", "greedy"]  # the doubled search is for a gate only
+    assert evidence.variants("baseline", "hotflip") == ["one_shot", "greedy"]  # the fresh start is for a gate only
     assert evidence.common_seeds("mlp_in", "baseline") == [7, 8]
 
 

@@ -174,7 +174,7 @@ def test_costs_count_seconds_tokens_and_gpus(document: Json, tmp_path: Path) -> 
     assert line["train"] == 12.5 and line["sum"] == 12.5 + 2 + 9 * 3
     assert line["trained"] == 81920 and line["forward"] == 6000 * (
         12 * 6 + 8 * 2
-    )  # six forms, two of them doubled on 8
+    )  # six forms, two of them once more on 8
     study = study_settings(arms=("baseline", "mlp_in"), seeds=(7,), attacks=("hotflip",), documents=4, controls=())
     folder = write_study(tmp_path, study)
     assert costs(load_evidence(study, folder))["gpu_hours"] == 0

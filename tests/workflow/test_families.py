@@ -64,7 +64,7 @@ def study_of(family: str, model: Path) -> dict[str, Any]:
         "perplexity": {"protocols": ["document"], "length": 32, "documents": 4},
         "attacks": {
             "run": ["hotflip"],
-            "shared": {"documents": 4, "search_documents": 4, "window": 24, "doubling": 2},
+            "shared": {"documents": 4, "search_documents": 4, "window": 24, "fresh_starts": 2},
             "hotflip": {"flips": 2, "candidates": 4},
         },
         "controls": {"kinds": ["tempered"] if family in WITH_NULL else [], "attacks": ["hotflip"]},

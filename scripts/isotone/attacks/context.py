@@ -19,14 +19,14 @@ class Context:
 
     Attributes:
         tokenizer: given in the threat model `text` only.
-        effort: 2 doubles the search (candidates, iterations) at the same number of flips.
+        restart: above 0, the same search from a fresh start, with random numbers of its own.
     """
 
     objective: TextObjective
     vocabulary: Vocabulary
     job: AttackJob
     tokenizer: Tokenizer | None = None
-    effort: int = 1
+    restart: int = 0
 
     @property
     def seed(self) -> int:

@@ -52,13 +52,14 @@ class SampledProposals:
     topk: int
     count: int
     seed: int
+    restart: int = 0
 
     def __call__(self, asking: Sequence[Position], ledgers: dict[str, Ledger]) -> list[list[Flip]]:
         """``count`` flips for each state."""
         found = []
         tables = self.gradients.tables(asking, ledgers, self.topk)
         for position, (choice_PK, gain_PK) in zip(asking, tables, strict=True):
-            generator = stream(self.seed, "gcg", position.document.name, step=position.step)
+            generator = stream(self.seed, "gcg", position.document.name, restart=self.restart, step=position.step)
             rows = generator.integers(len(position.open), size=self.count)
             columns = generator.integers(choice_PK.shape[1], size=self.count)
             tokens = self.gradients.vocabulary.allowed[choice_PK[rows, columns]]
@@ -83,9 +84,8 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
     """GCG in each text; the universal form is a search for a trigger."""
     settings = context.job.gcg
     gradients = GradientProposals(context.objective, context.vocabulary, settings.search_width, context.tokenizer)
-    propose = SampledProposals(gradients, settings.topk, settings.search_width, context.seed)
-    iterations = settings.iterations * context.effort
-    return {"gcg": gcg(context.objective, documents, propose, flips=settings.flips, iterations=iterations)}
+    propose = SampledProposals(gradients, settings.topk, settings.search_width, context.seed, context.restart)
+    return {"gcg": gcg(context.objective, documents, propose, flips=settings.flips, iterations=settings.iterations)}
 
 
 def trigger(settings: GreedyCoordinateGradient) -> Effort | None:
@@ -125,7 +125,7 @@ SPEC = AttackSpec(
     trigger=trigger,
     variants=lambda settings: [_form(settings)],
     prefers=("gcg", "trigger"),
-    doubled=lambda settings: [_form(settings)],
+    restarted=lambda settings: [_form(settings)],
     flips=lambda settings: settings.flips,
     cost=_cost,
     sentence=_sentence,

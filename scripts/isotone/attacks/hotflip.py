@@ -20,10 +20,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.proposals import Flip, best_flips, flipped, fresh_flips, rank_flips, surviving, with_saturation
-from isotone.attacks.search import Plan, Position, State, Trace, search
+from isotone.attacks.proposals import (
+    Flip,
+    best_flips,
+    flipped,
+    fresh_flips,
+    random_flips,
+    rank_flips,
+    surviving,
+    with_saturation,
+)
+from isotone.attacks.search import Plan, Position, State, Trace, begin, search
 from isotone.attacks.spec import AttackSpec, Cost
 from isotone.config.schema import setting
+from isotone.evaluation.streams import stream
 from isotone.models import token_vectors
 
 if TYPE_CHECKING:
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
 
     from isotone.attacks.context import Context
     from isotone.attacks.documents import Document
+    from isotone.attacks.revise import Revision
     from isotone.attacks.vocabulary import Vocabulary
     from isotone.config.attacks import Attacks
 
@@ -49,10 +60,15 @@ class HotFlip:
     beam: int = setting(1, "beam width (w)", minimum=1)
     one_shot: bool = setting(True, "also run the first study's form: all flips from one gradient, nothing re-scored")
     iterative: bool = setting(True, "run the greedy form with exact re-scoring")
+    ceiling: int = setting(
+        0,
+        "forward passes per document up to which the greedy form revises its flips, doubling its effort until a doubling gains less than 2 %; 0: it never revises",
+        minimum=0,
+    )
 
     @property
     def forwards(self) -> int:
-        """Forward and backward passes of the greedy form, the clean text aside: the budget that others match."""
+        """Forward and backward passes of the greedy form before it revises, the clean text aside: what others match."""
         return self.flips * (2 + self.beam * self.candidates)
 
 
@@ -119,6 +135,12 @@ class GradientProposals:
         self, asking: Sequence[Position], ledgers: dict[str, Ledger], keep: int
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """``keep`` best tokens of each open position: ``(choice_PK, gain_PK)`` per state."""
+        return self.tables_and_losses(asking, ledgers, keep)[0]
+
+    def tables_and_losses(
+        self, asking: Sequence[Position], ledgers: dict[str, Ledger], keep: int
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """`tables`, and the losses of the states under ``objective``, which the same passes give: ``[B, T]``."""
         ids_BT = np.stack([position.state.ids for position in asking])
         kept_BT = self.objective.counts(ids_BT != np.stack([position.document.ids for position in asking]))
         nll_BT, grad_BTD = self.objective.slopes(ids_BT, kept_BT.astype(np.float64))
@@ -133,7 +155,7 @@ class GradientProposals:
             surprise_T = self.surprise_V[ids_BT[row]]
             gain_PK = with_saturation(gain_PK, position.open, nll_BT[row], clean, kept_BT[row], surprise_T)
             result.append((choice_PK, gain_PK))
-        return result
+        return result, nll_BT
 
     def __call__(self, asking: Sequence[Position], ledgers: dict[str, Ledger]) -> list[list[Flip]]:
         """M flips of each state: the best that earlier steps measured and did not take, and untried ones.
@@ -167,10 +189,45 @@ class GradientProposals:
 
 
 def greedy(
-    objective: TextObjective, documents: Sequence[Document], propose: GradientProposals, *, flips: int, beam: int = 1
+    objective: TextObjective,
+    documents: Sequence[Document],
+    propose: GradientProposals,
+    *,
+    flips: int,
+    beam: int = 1,
+    ceiling: int = 0,
 ) -> list[Trace]:
-    """K steps of M exactly scored proposals; K (2 + M) forward passes a document without a beam."""
-    return search(objective, documents, propose, Plan(flips=flips, steps=flips, beam=beam))
+    """K steps of M exactly scored proposals, then revision up to ``ceiling`` forward passes a document.
+
+    K (2 + M) passes without a beam, of which K (1 + M) are forward.
+    """
+    traces = search(objective, documents, propose, Plan(flips=flips, steps=flips, beam=beam))
+    if ceiling:
+        revision(propose, ceiling)(objective, traces)
+    return traces
+
+
+def afresh(context: Context, documents: Sequence[Document], propose: GradientProposals) -> list[Trace]:
+    """Revision of random flips, as long as the greedy form and its revision may take: a fresh start, to judge convergence by."""
+    settings = context.job.hotflip
+    traces = begin(context.objective, documents, settings.flips)
+    starts = []
+    for document in documents:
+        generator = stream(context.seed, "hotflip", document.name, restart=context.restart)
+        places = generator.permutation(document.eligible)[: settings.flips]
+        starts.append(
+            [random_flips(generator, document.ids, place[None], context.vocabulary.allowed, 1)[0] for place in places]
+        )
+    first = settings.forwards - settings.flips
+    revision(propose, settings.ceiling).afresh(context.objective, traces, starts, first)
+    return traces
+
+
+def revision(propose: GradientProposals, ceiling: int) -> Revision:
+    """How the greedy form goes on."""
+    from isotone.attacks.revise import Revision
+
+    return Revision(propose, propose.count, ceiling)
 
 
 def one_shot(
@@ -213,16 +270,18 @@ def one_shot(
 def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
     """Both forms, as the settings say."""
     settings = context.job.hotflip
-    propose = GradientProposals(
-        context.objective, context.vocabulary, settings.candidates * context.effort, context.tokenizer
-    )
+    propose = GradientProposals(context.objective, context.vocabulary, settings.candidates, context.tokenizer)
+    if context.restart:
+        return {"greedy": afresh(context, documents, propose)}
     found = {}
-    if settings.one_shot and context.effort == 1:
+    if settings.one_shot:
         found["one_shot"] = one_shot(
             context.objective, documents, propose.ranking, flips=settings.flips, tokenizer=context.tokenizer
         )
     if settings.iterative:
-        found["greedy"] = greedy(context.objective, documents, propose, flips=settings.flips, beam=settings.beam)
+        found["greedy"] = greedy(
+            context.objective, documents, propose, flips=settings.flips, beam=settings.beam, ceiling=settings.ceiling
+        )
     return found
 
 
@@ -233,7 +292,8 @@ def _variants(settings: HotFlip) -> list[str]:
 def _cost(attacks: Attacks) -> Cost:
     settings, shared = attacks.hotflip, attacks.shared
     tokens = float(shared.documents * (shared.window + 1))
-    return Cost(tokens * settings.forwards, tokens * settings.flips)
+    rounds = max(0, settings.ceiling - settings.forwards) / (1 + settings.candidates)
+    return Cost(tokens * max(settings.forwards, settings.ceiling), tokens * (settings.flips + rounds))
 
 
 SPEC = AttackSpec(
@@ -243,12 +303,13 @@ SPEC = AttackSpec(
     search=attack,
     variants=_variants,
     prefers=("greedy", "one_shot"),
-    doubled=lambda settings: ["greedy"] * settings.iterative,
+    restarted=lambda settings: ["greedy"] * settings.iterative,
     flips=lambda settings: settings.flips,
     cost=_cost,
     sentence=lambda settings: (
         f"HotFlip {settings.flips} flips, {settings.candidates} candidates per step, beam {settings.beam}, "
         "each accepted flip re-scored exactly"
+        + (f", then revised up to {settings.ceiling} forward passes a document" if settings.ceiling else "")
     ),
     beats=(("greedy", "hotflip", "one_shot"), ("greedy", "query", "greedy")),
     guided=True,

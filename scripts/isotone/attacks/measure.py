@@ -11,6 +11,7 @@ token against the old); with n scored tokens of which k changed,
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,6 +95,27 @@ def rank_correlation(tried: Sequence[tuple[float, float]]) -> float | None:
     return float(stats.spearmanr(predicted, exact).statistic)
 
 
+def effort_of(trace: Trace, length: int, damage: float) -> Json:
+    """How hard the search tried: ``compute``, J against forward passes, and ``search``, why it ended.
+
+    Args:
+        length: input tokens of one forward pass.
+        damage: J of the final text, measured.
+
+    Returns:
+        Empty for attacks that do not search. ``compute`` keeps the last point below each doubling of the passes.
+    """
+    if not trace.progress:
+        return {}
+    kept = {math.frexp(tokens / length)[1]: (tokens / length, found) for tokens, found in trace.progress[:-1]}
+    last = trace.progress[-1][0] / length
+    kept[math.frexp(last)[1]] = (last, damage)
+    search: Json = {"forwards": round(last), "ceiling": trace.ceiling}
+    if trace.gain is not None:
+        search |= {"converged": not trace.ceiling, "last_gain": trace.gain if math.isfinite(trace.gain) else None}
+    return {"compute": [{"forwards": round(passes), "J": found} for passes, found in kept.values()], "search": search}
+
+
 def flip_list(old: np.ndarray, new: np.ndarray, order: Sequence[int], pieces: Sequence[str]) -> list[Json]:
     """The changed tokens in the order in which they changed."""
     return [
@@ -164,6 +186,7 @@ def _row(
         "exact": final.exact,
         "proposal_correlation": rank_correlation(trace.tried),
         "tried": len(trace.tried),
+        **effort_of(trace, objective.tokens(len(document.ids)), curve[-1]["J"]),
         "ledger": trace.ledger.as_row(),
         "context": [pieces[index] for index in document.ids],
     }

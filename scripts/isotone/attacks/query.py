@@ -65,7 +65,7 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
     """At hotflip's number of forward passes unless the settings say otherwise."""
     settings = context.job.query
     count = settings.candidates or matched_candidates(context.job.hotflip.forwards, settings.flips)
-    propose = RandomProposals(context.vocabulary, count * context.effort, context.seed, context.tokenizer)
+    propose = RandomProposals(context.vocabulary, count, context.seed, context.tokenizer)
     return {"greedy": query(context.objective, documents, propose, flips=settings.flips)}
 
 

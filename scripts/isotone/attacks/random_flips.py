@@ -131,7 +131,6 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
         variant: fixed(objective, documents, vocabulary, variant=variant, flips=flips, seed=seed, tokenizer=tokenizer)
         for variant in ("matched", "unigram")
     }
-    draws *= context.effort
     found["best_of_n"] = best_of(
         objective, documents, vocabulary, draws=draws, flips=flips, seed=seed, tokenizer=tokenizer
     )

@@ -11,7 +11,7 @@ from isotone.attacks import measure, universal
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document, Manifest
 from isotone.attacks.registry import SPECS
-from isotone.attacks.spec import Effort
+from isotone.attacks.spec import RESTART, Effort
 from isotone.attacks.trigger import by_length
 from isotone.evaluation.journal import Journal
 from isotone.progress import Progress
@@ -37,21 +37,21 @@ def run(name: str, context: Context, manifest: Manifest, journal: Journal) -> tu
         manifest, their seconds, and what else the marker tells.
     """
     efforts = [(context, manifest.test)]
-    gate = manifest.test[: context.job.shared.doubling]
+    few = manifest.test[: context.job.shared.fresh_starts]
     spec, settings = SPECS[name], context.job.of(name)
-    if gate and spec.doubled(settings):
-        efforts.append((replace(context, effort=2), gate))
+    if few and spec.restarted(settings):
+        efforts.append((replace(context, restart=1), few))
     effort = spec.trigger(settings)
     if effort:
         return _run_universal(name, effort, efforts, manifest, journal)
     rows: list[Json] = []
     costs: list[Json] = []
     with Progress(f"attack {name}", sum(len(documents) for _, documents in efforts)) as progress:
-        for doubled, documents in efforts:
+        for start, documents in efforts:
             for chunk in chunks(documents):
-                _run_chunk(name, doubled, chunk, journal)
+                _run_chunk(name, start, chunk, journal)
                 progress.add(len(chunk))
-            found = [journal.done[_key(doubled, document)] for document in documents]
+            found = [journal.done[_key(start, document)] for document in documents]
             for variant in sorted(found[0]["rows"]):  # a journal that was read again has sorted keys
                 rows += [entry["rows"][variant] for entry in found]
                 costs += [entry["costs"][variant] for entry in found]
@@ -59,7 +59,7 @@ def run(name: str, context: Context, manifest: Manifest, journal: Journal) -> tu
 
 
 def _key(context: Context, document: Document) -> str:
-    return f"effort {context.effort} document {document.name}"
+    return f"restart {context.restart} document {document.name}"
 
 
 def _run_chunk(name: str, context: Context, chunk: Sequence[Document], journal: Journal) -> None:
@@ -71,7 +71,7 @@ def _run_chunk(name: str, context: Context, chunk: Sequence[Document], journal: 
     seconds = (time.perf_counter() - start) / len(todo) / max(len(traces), 1)
     found: list[dict[str, Any]] = [{"rows": {}, "costs": {}} for _ in todo]
     for variant, members in traces.items():
-        label = variant if context.effort == 1 else f"{variant}~doubled"
+        label = variant + RESTART * bool(context.restart)
         made = measure.rows(context.objective, members, attack=name, variant=label, pieces=context.vocabulary.pieces)
         for entry, document, row in zip(found, todo, made, strict=True):
             entry["rows"][label] = row

@@ -43,6 +43,9 @@ class Trace:
         spent: ledger when that state was found, k = 0..K.
         seen: exact rise of J, nats, of each (position, token) when it was last tried.
         tried: (predicted, exact) rise of the objective's sum, nats, of each candidate with a prediction.
+        progress: (forward tokens, highest damage so far) after each step: the compute curve.
+        gain: what the last doubling of the effort gained, relative; None if the effort was not doubled.
+        ceiling: whether a ceiling of the effort ended the search while it still gained.
     """
 
     document: Document
@@ -52,6 +55,9 @@ class Trace:
     ledger: Ledger
     tried: list[tuple[float, float]] = field(default_factory=list)
     seen: dict[tuple[int, int], float] = field(default_factory=dict)
+    progress: list[tuple[int, float]] = field(default_factory=list)
+    gain: float | None = None
+    ceiling: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,22 +131,28 @@ def search(objective: TextObjective, documents: Sequence[Document], propose: Pro
             break
         ledgers = {trace.document.name: Ledger() for trace in traces}
         proposals = propose([position for _, position in asking], ledgers)
-        children = _score(objective, asking, proposals, traces, ledgers)
+        children = score(objective, asking, proposals, traces, ledgers)
         for index in list(alive):
             trace = traces[index]
             trace.ledger = trace.ledger.plus(ledgers[trace.document.name])
             if not _keep(trace, beams, index, children[index], plan):
                 alive.discard(index)
+            trace.progress.append((trace.ledger.forward_tokens, trace.best[-1].damage))
     return traces
 
 
-def _score(
+def score(
     objective: TextObjective,
     asking: Sequence[tuple[int, Position]],
     proposals: Sequence[Sequence[Flip]],
     traces: Sequence[Trace],
     ledgers: dict[str, Ledger],
 ) -> list[list[State]]:
+    """The states that proposals lead to, scored exactly, for each of ``traces``; what was tried goes into its trace.
+
+    Args:
+        asking: index of the trace and the state that the proposals are for; its losses are known.
+    """
     children: list[list[State]] = [[] for _ in traces]
     flat = [
         (row, index, position, flip)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Search = Callable[[Context, Sequence[Document]], dict[str, list[Trace]]]
 
 
+RESTART = "~restart"  # ends the names of forms that were run from a fresh start
+
+
 @dataclass(frozen=True)
 class Effort:
     """The budget of one search for a trigger.
@@ -72,7 +75,7 @@ class AttackSpec:
         trigger: the budget of the universal search, or None where these settings attack each text by itself.
         variants: the forms that its rows hold, in order.
         prefers: the forms that may speak for it in comparisons, strongest first.
-        doubled: forms that also run with twice the effort on a few documents, for a gate.
+        restarted: forms that also run from a fresh start on a few documents, to judge convergence by.
         flips: tokens that it may change in a text, or put in front of it.
         cost: input tokens on one model, from the whole section `attacks`.
         sentence: what it is, for the paper.
@@ -92,7 +95,7 @@ class AttackSpec:
     sentence: Callable[[Any], str]
     search: Search = _no_search
     trigger: Callable[[Any], Effort | None] = _never
-    doubled: Callable[[Any], list[str]] = _none
+    restarted: Callable[[Any], list[str]] = _none
     reads: tuple[str, ...] = ()
     beats: tuple[tuple[str, str, str], ...] = ()
     guided: bool = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
 from isotone.attacks.measure import SUCCESS, distance_profile, predictions
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.spec import Effort
+from isotone.attacks.spec import RESTART, Effort
 from isotone.attacks.trigger import Slots, TriggerObjective, by_length, search_trigger
 from isotone.evaluation.journal import Journal
 from isotone.models import token_vectors
@@ -22,8 +21,11 @@ def find_triggers(
     name: str, context: Context, effort: Effort, documents: Sequence[Document], journal: Journal
 ) -> list[Json]:
     """Every restart's trigger, best on the fixed slice first; finished restarts come from the journal."""
-    keys = [f"restart {restart} effort {context.effort}" for restart in range(effort.restarts)]
-    todo = [restart for restart, key in enumerate(keys) if key not in journal.done]
+    keys = {
+        restart: f"restart {restart}"
+        for restart in range(effort.restarts * context.restart, effort.restarts * (1 + context.restart))
+    }
+    todo = [restart for restart, key in keys.items() if key not in journal.done]
     if todo:
         embedding_VD = token_vectors(context.objective.scorer.embedding)
         propose = Slots(embedding_VD, context.vocabulary, effort.candidates, effort.topk)
@@ -41,7 +43,7 @@ def find_triggers(
                 tokenizer=context.tokenizer,
             )
             journal.add([(keys[restart], found)])
-    return sorted((journal.done[key] for key in keys), key=lambda found: (-found["J"], found["restart"]))
+    return sorted((journal.done[key] for key in keys.values()), key=lambda found: (-found["J"], found["restart"]))
 
 
 def trigger_rows(
@@ -145,7 +147,6 @@ def attack(
     journal: Journal,
 ) -> tuple[list[Json], Json]:
     """Rows of the best restart's trigger, and what the marker tells of the search."""
-    effort = replace(effort, iterations=effort.iterations * context.effort)
     found = find_triggers(name, context, effort, search, journal)
     total = Ledger()
     for restart in found:
@@ -156,7 +157,7 @@ def attack(
         test,
         found[0]["trigger"],
         attack=name,
-        variant="trigger" if context.effort == 1 else "trigger~doubled",
+        variant="trigger" + RESTART * bool(context.restart),
         pieces=pieces,
         restart=found[0]["restart"],
         ledger=total.as_row(),

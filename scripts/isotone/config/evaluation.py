@@ -43,8 +43,10 @@ class AttackDocuments:
     threat_model: str = setting(
         "tokens", "text: only flips that survive decoding and encoding", enum=["tokens", "text"]
     )
-    doubling: int = setting(
-        8, "documents on which search effort is doubled, for the gate (first seed only); 0: none", minimum=0
+    fresh_starts: int = setting(
+        8,
+        "documents that each search attacks once more from a fresh start, to judge convergence by (first seed only); 0: none",
+        minimum=0,
     )
     crossed: int = setting(
         8, "documents on which `transfer` proposes with one model and scores with another; 0: none", minimum=0

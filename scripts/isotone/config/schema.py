@@ -111,6 +111,7 @@ RENAMED = {
     "reference": "baseline",
     "candidates": "search_width",
     "top": "topk",
+    "doubling": "fresh_starts",
 }
 RENAMED_VALUES = {"leaf": "fixed"}
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from isotone.attacks.spec import RESTART
 from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.records import Json, read_json
 from isotone.reporting.evidence.expected import Run, all_runs, check_complete
 from isotone.reporting.evidence.rows import AttackRows, CleanRows, read_attack, read_clean, shared_documents
-
-DOUBLED = "~doubled"  # forms with twice the search effort, on a few documents, for a gate only
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Evidence:
         """The forms in which an attack ran on an arm."""
         runs = self.runs_of(name)
         found = list(self.attacks[runs[0]].get(attack, {})) if runs else []
-        return [variant for variant in found if not variant.endswith(DOUBLED)]
+        return [variant for variant in found if not variant.endswith(RESTART)]
 
 
 def _refuse_duplicates(evidence: Evidence) -> None:
@@ -96,7 +95,7 @@ def _align(evidence: Evidence) -> None:
         for run, attacks in evidence.attacks.items():
             if attack in attacks:
                 name = f"{run.folder}/attacks/{attack}.jsonl"
-                whole = {variant: rows for variant, rows in attacks[attack].items() if not variant.endswith(DOUBLED)}
+                whole = {variant: rows for variant, rows in attacks[attack].items() if not variant.endswith(RESTART)}
                 forms[name] = sorted(whole)
                 lists |= {f"{name} ({variant})": rows.documents for variant, rows in whole.items()}
         first = next(iter(forms))

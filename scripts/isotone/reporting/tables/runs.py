@@ -63,7 +63,7 @@ def costs(document: Json) -> Table:
     return Table(
         "costs",
         "Cost of every run",
-        "Seconds as the programs measured them. Forward and backward tokens count every form and the doubled searches.",
+        "Seconds as the programs measured them. Forward and backward tokens count every form and the fresh starts.",
         columns,
         rows,
     )

@@ -1,0 +1,206 @@
+"""Revision: a flip is given back, and the best replacement at any position takes its place.
+
+Greedy search decides each flip once. Here a finished search goes on: one of the K flips
+is released, the gradient of what is left proposes M flips anywhere (the released position
+included), each is scored exactly, and the best one stays if the text is harmed more than
+before. The flips take turns. The effort doubles until a doubling gains less than `GAIN`,
+or a ceiling of forward passes is reached.
+
+What was measured teaches the proposals: by how much the estimates were off at a position
+is added to the estimates of tokens that have not been tried there.
+"""
+
+# Shape suffixes: B = texts, T = text tokens, P = open positions, K = tokens kept.
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from isotone.attacks.hotflip import DEEP, GradientProposals
+from isotone.attacks.objective import Ledger, TextObjective, check_numbers, damage
+from isotone.attacks.proposals import Flip, flipped, surviving
+from isotone.attacks.search import Position, State, Trace, score
+
+GAIN = 0.02  # a doubling of the effort that gains less ends the search
+PRIOR = 2.0  # an error measured n times at a position weighs n / (n + PRIOR)
+TOLERANCE = 1e-6  # nats per token; less is rounding
+
+
+@dataclass
+class Task:
+    """One document's revision: what it has, whose turn it is, and when its effort doubles next."""
+
+    trace: Trace
+    state: State
+    goal: int  # tokens of forward passes at the next doubling
+    before: float  # damage at the last one
+    alive: bool = True
+    round: int = 0
+    turns: list[int] = field(default_factory=list)
+    errors: dict[int, list[float]] = field(default_factory=dict)
+
+    def turn(self) -> int:
+        """The position that gives its flip back: each in its turn, in the order in which they changed."""
+        changed = set(np.flatnonzero(self.state.ids != self.trace.document.ids).tolist())
+        self.turns = [place for place in self.turns if place in changed]
+        self.turns = self.turns or [place for place in self.state.order if place in changed]
+        return self.turns.pop(0)
+
+    def error(self, places: np.ndarray) -> np.ndarray:
+        """What to add to an estimate at each of some positions, nats."""
+        found = [self.errors.get(place, []) for place in places.tolist()]
+        return np.array([sum(errors) / (len(errors) + PRIOR) for errors in found])
+
+
+@dataclass
+class Revision:
+    """`GradientProposals` that learn from what was measured, and the rounds in which they are used.
+
+    Attributes:
+        ceiling: forward passes of one document at which the search ends.
+    """
+
+    gradients: GradientProposals
+    count: int
+    ceiling: int
+    share: int = 4
+    memory: int = 4
+
+    def propose(self, task: Task, position: Position, table: tuple[np.ndarray, np.ndarray]) -> list[Flip]:
+        """The best quarter of what was measured before, and tokens that were not tried yet."""
+        choice_PK, gain_PK = table
+        tokenizer, seen, allowed = self.gradients.tokenizer, position.seen, self.gradients.vocabulary.allowed
+        old = remembered(position, self.count // self.memory)
+        wanted = self.count - len(old)
+        deep = DEEP if tokenizer else 1
+        hoped_PK = gain_PK + task.error(position.open)[:, None]
+        new: list[Flip] = []
+        used: Counter[int] = Counter()
+        for index in np.argsort(-hoped_PK, axis=None, kind="stable"):
+            row, column = divmod(int(index), hoped_PK.shape[1])
+            place, token = int(position.open[row]), int(allowed[choice_PK[row, column]])
+            if len(new) == deep * wanted or not np.isfinite(hoped_PK[row, column]):
+                break
+            if (place, token) in seen or used[place] >= deep * max(1, self.count // self.share):
+                continue
+            used[place] += 1
+            new.append(Flip(place, token, float(gain_PK[row, column])))
+        if tokenizer:
+            old, new = (surviving(position.state.ids, flips, tokenizer) for flips in (old, new))
+        return [*old, *new[:wanted]]
+
+    def __call__(self, objective: TextObjective, traces: Sequence[Trace]) -> None:
+        """Revise finished searches of equally long documents, each by itself."""
+        tasks = [
+            Task(trace, trace.best[-1], 2 * trace.ledger.forward_tokens, trace.best[-1].damage) for trace in traces
+        ]
+        self._run(objective, tasks)
+
+    def afresh(
+        self, objective: TextObjective, traces: Sequence[Trace], starts: Sequence[Sequence[Flip]], first: int
+    ) -> None:
+        """The same from other starts, instead of a search that is finished.
+
+        Args:
+            traces: of unchanged texts; each gets what was found from its start.
+            first: forward passes up to the first doubling, those that the search would have taken.
+        """
+        ids_BT = np.stack([flipped(trace.document.ids, flips) for trace, flips in zip(traces, starts, strict=True)])
+        nll_BT = objective.scores(ids_BT)
+        check_numbers(nll_BT, [trace.document.name for trace in traces])
+        length, tasks = objective.tokens(ids_BT.shape[1]), []
+        for trace, flips, ids, nll in zip(traces, starts, ids_BT, nll_BT, strict=True):
+            harm = float(damage(nll, trace.clean, objective.counts(ids != trace.document.ids)))
+            state = State(ids, [flip.position for flip in flips], nll, harm)
+            trace.ledger = trace.ledger.plus(Ledger(forward_tokens=length, candidates=1))
+            if harm > trace.best[-1].damage:
+                trace.best[-1], trace.spent[-1] = state, trace.ledger
+            tasks.append(Task(trace, state, first * length, 0.0))
+        self._run(objective, tasks, first)
+
+    def _run(self, objective: TextObjective, tasks: Sequence[Task], first: int = 0) -> None:
+        length = objective.tokens(len(tasks[0].trace.document.ids))
+        most = max(self.ceiling, first) * length
+        for task in tasks:
+            task.alive = bool(task.state.order) and task.goal <= most
+        while alive := [task for task in tasks if task.alive]:
+            self._round(objective, alive)
+            for task in alive:
+                self._judge(task, most)
+
+    def _judge(self, task: Task, most: int) -> None:
+        """Whether the search goes on: its effort doubles while a doubling gains enough, up to the ceiling."""
+        trace = task.trace
+        best = trace.best[-1].damage
+        trace.progress.append((trace.ledger.forward_tokens, best))
+        if trace.ledger.forward_tokens < task.goal:
+            return
+        trace.gain = best / task.before - 1 if task.before > 0 else math.inf
+        task.before, task.goal = best, 2 * task.goal
+        trace.ceiling = trace.gain >= GAIN and task.goal > most
+        task.alive = trace.gain >= GAIN and task.goal <= most
+
+    def _round(self, objective: TextObjective, tasks: Sequence[Task]) -> None:
+        ledgers = {task.trace.document.name: Ledger() for task in tasks}
+        asking = [self._release(task) for task in tasks]
+        most = max(max(Counter(place for place, _ in position.seen).values(), default=0) for position in asking)
+        deep = DEEP if self.gradients.tokenizer else 1
+        tables, losses = self.gradients.tables_and_losses(asking, ledgers, deep * self.count + most)
+        for position, nll_T in zip(asking, losses, strict=True):
+            state = position.state
+            kept_T = objective.counts(state.ids != position.document.ids)
+            state.nll, state.damage = nll_T, float(damage(nll_T, position.clean, kept_T))
+        proposals = [self.propose(*parts) for parts in zip(tasks, asking, tables, strict=True)]
+        traces = [task.trace for task in tasks]
+        before = [len(trace.tried) for trace in traces]
+        children = score(objective, list(enumerate(asking)), proposals, traces, ledgers)
+        for index, (task, position) in enumerate(zip(tasks, asking, strict=True)):
+            trace, hole = task.trace, position.state
+            trace.ledger = trace.ledger.plus(ledgers[trace.document.name])
+            fresh = [flip for flip in proposals[index] if not flip.remembered]
+            kept = int(objective.counts(hole.ids != trace.document.ids).sum())
+            for flip, (predicted, exact) in zip(fresh, trace.tried[before[index] :], strict=True):
+                task.errors.setdefault(flip.position, []).append((exact - predicted) * kept)
+            self._accept(task, hole, proposals[index], children[index])
+            task.round += 1
+
+    def _release(self, task: Task) -> Position:
+        """The state without one of its flips; its losses are not known yet."""
+        place, document = task.turn(), task.trace.document
+        ids = task.state.ids.copy()
+        ids[place] = document.ids[place]
+        state = State(ids, [other for other in task.state.order if other != place], task.state.nll, 0.0)
+        open_P = document.eligible[ids[document.eligible] == document.ids[document.eligible]]
+        return Position(document, state, task.trace.clean, open_P, task.round, 0, task.trace.seen)
+
+    def _accept(self, task: Task, hole: State, flips: Sequence[Flip], children: Sequence[State]) -> None:
+        trace, before = task.trace, task.state
+        if not children:
+            return
+        best = max(range(len(children)), key=lambda index: children[index].damage)
+        child = children[best]
+        if child.damage <= before.damage + TOLERANCE:
+            return
+        child.exact = [*before.exact, child.damage - before.damage]
+        predicted = child.predicted[-1:] or [0.0]
+        child.predicted = [*before.predicted, predicted[0] + hole.damage - before.damage]
+        task.state = child
+        if child.damage > trace.best[-1].damage:
+            trace.best[-1], trace.spent[-1] = child, trace.ledger
+
+
+def remembered(position: Position, count: int) -> list[Flip]:
+    """The best of what was measured at earlier rounds and is open now."""
+    places = set(position.open.tolist())
+    kept = int((position.state.ids == position.document.ids).sum())
+    options = [
+        Flip(place, token, gain * kept, True)
+        for (place, token), gain in position.seen.items()
+        if place in places and position.document.ids[place] != token
+    ]
+    return sorted(options, key=lambda flip: -(flip.gain or 0.0))[:count]
