@@ -31,7 +31,7 @@ rule attack_documents:
 
 
 # Rules for each attack that the library knows: attack_hotflip, attack_uat ...; where runs share jobs, attack_hotflip_seed_42 ...
-for _spec in SPECS.values():
+for _spec in [spec for spec in SPECS.values() if not members_of(spec)]:
     for _group, _runs in attack_groups(_spec.name).items():
 
         rule:
@@ -73,6 +73,49 @@ for _spec in SPECS.values():
             shell:
                 "exec python scripts/attack.py --attack {params.attack} --settings {params.settings:q} "
                 "--models {input.models} --calibrations {input.calibrations} --documents $(dirname {input.documents}) "
+                "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
+
+
+for _spec in [spec for spec in SPECS.values() if members_of(spec)]:
+    for _group, _runs in attack_groups(_spec.name).items():
+
+        rule:
+            """Compare the rows of several attacks on the same models, document by document."""
+            name:
+                f"attack_{_spec.name}{_group and '_' + _group}"
+            input:
+                rows=[
+                    f"results/{{study}}/{run}/attacks/{member}.jsonl"
+                    for run in _runs
+                    for member in members_of(_spec)
+                ],
+            output:
+                rows=[
+                    f"results/{{study}}/{run}/attacks/{_spec.name}.jsonl"
+                    for run in _runs
+                ],
+                cost=[
+                    f"results/{{study}}/{run}/attacks/{_spec.name}.cost.jsonl"
+                    for run in _runs
+                ],
+                markers=[
+                    f"results/{{study}}/{run}/attacks/{_spec.name}.json"
+                    for run in _runs
+                ],
+            log:
+                f"results/{{study}}/logs/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.log",
+            benchmark:
+                f"results/{{study}}/timings/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.tsv"
+            conda:
+                "../envs/isotone.yaml"
+            resources:
+                mem_mb=1_000,
+            params:
+                program=_spec.name,
+                members=members_of(_spec),
+                code=code_digest(_spec.name),
+            shell:
+                "exec python scripts/{params.program}.py --members {params.members} --sources {input.rows} "
                 "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 

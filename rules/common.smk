@@ -195,6 +195,11 @@ def trained_runs():
     ]
 
 
+def members_of(spec):
+    """The attacks whose rows an attack is made of; none for one that searches."""
+    return spec.combines(study.attacks.of(spec.name))
+
+
 def attack_groups(attack):
     """Which runs share a job, by name; one group without a name where each run has a job of its own.
 
@@ -259,7 +264,9 @@ def attack_settings(attack, run=""):
         name = run.format(**dict(wildcards.items()))
         gated = name.endswith(f"/seed-{study.seeds[0]}") and "~" not in name
         shared = (
-            study.attacks.shared if gated else replace(study.attacks.shared, fresh_starts=0)
+            study.attacks.shared
+            if gated
+            else replace(study.attacks.shared, fresh_starts=0)
         )
         return settings(
             shared=shared,

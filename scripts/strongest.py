@@ -13,14 +13,18 @@ ROWS = "attack/1"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--members", nargs="+", required=True, help="attacks that are compared")
-    parser.add_argument("--sources", type=Path, nargs="+", required=True, help="their row files: all members, run by run")
+    parser.add_argument(
+        "--sources", type=Path, nargs="+", required=True, help="their row files: all members, run by run"
+    )
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="JSON Lines, schema attack/1, one per run")
     parser.add_argument("--cost", type=Path, nargs="+", required=True, help="empty: nothing is searched; one per run")
     parser.add_argument("--markers", type=Path, nargs="+", required=True, help="written last, JSON, one per run")
     options = parser.parse_args()
     environment.prepare()
     count = len(options.members)
-    if len(options.sources) != count * len(options.rows) or not len(options.rows) == len(options.cost) == len(options.markers):
+    if len(options.sources) != count * len(options.rows) or not len(options.rows) == len(options.cost) == len(
+        options.markers
+    ):
         raise errors.ConfigurationError(
             f"{len(options.rows)} runs of {count} members need {count * len(options.rows)} --sources, not {len(options.sources)}, and "
             "one of --rows, --cost and --markers each."

@@ -19,6 +19,7 @@ SMALL = {
     "uat": {"length": 2, "restarts": 2, "iterations": 2, "candidates": 4, "batch": 2},
     "query": {"flips": 2},
     "random": {"flips": 2},
+    "noise": {},
     "gcg": {"flips": 2, "iterations": 3, "search_width": 4, "topk": 8, "batch": 2},
 }
 

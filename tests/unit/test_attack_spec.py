@@ -28,8 +28,9 @@ CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
 
 
 def study_of(name: str, form: dict[str, Any]) -> Study:
+    run = (*SPECS[name].combines(parse(Attacks, {name: form}).of(name)), name)
     return study_settings(
-        arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=(name,), control_attacks=(name,), documents=12, resamples=200, settings={name: form}
+        arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=run, control_attacks=run, documents=12, resamples=200, settings={name: form}
     )  # fmt: skip
 
 
@@ -41,11 +42,11 @@ def test_every_attack_in_every_form_reaches_the_report(name: str, form: dict[str
     folder = write_study(tmp_path, study, planted)
     document = build(study, folder)
     results = document["results"]
-    [verdict] = results["verdicts"]
+    [verdict] = [verdict for verdict in results["verdicts"] if verdict["attack"] == name]
     assert (verdict["arm"], verdict["attack"], verdict["variant"]) == ("mlp_in", name, spec.primary(settings))
     assert verdict["controls"] == {"tempered": "more_robust", "noised": "more_robust"}
     assert verdict["word"] == "more_robust"
-    claim = results["primary"][0]
+    claim = next(claim for claim in results["primary"] if claim["attack"] == name)
     excess = claim["outcomes"]["damage_cal"]["difference"]["value"]
     strength = results["damage"]["baseline"][name][claim["variant"]]["J"]["value"] / planted.base
     per_flip = 120 / 2 if spec.universal(settings) else 115 / 5  # two trigger tokens, or five flips
@@ -53,9 +54,9 @@ def test_every_attack_in_every_form_reaches_the_report(name: str, form: dict[str
     assert sorted(results["damage"]["mlp_in"][name]) == sorted(spec.variants(settings))
     assert bool(results["triggers"]) == spec.universal(settings)
     assert all(gate["state"] != "not run" for gate in results["gates"]), results["gates"]
-    convergence = [gate for gate in results["gates"] if "a fresh start" in gate["gate"]]
+    convergence = [gate for gate in results["gates"] if gate["gate"].startswith(f"{name}: a fresh start")]
     assert bool(convergence) == bool(spec.restarted(settings))
-    assert spec.sentence(settings) in methods_tex(document).replace(r"\_", "_")
+    assert spec.sentence(settings) in methods_tex(document).replace(r"\_", "_").replace(r"\%", "%")
     assert f"{excess:.3f}" in numbers_tex(document)
     page = render(document, folder)
     assert f"{excess:.2f}" in page and ('id="triggers"' in page) == spec.universal(settings)
@@ -67,7 +68,7 @@ def test_a_spec_agrees_with_itself(name: str, form: dict[str, Any]) -> None:
     spec, settings = SPECS[name], attacks.of(name)
     assert spec.name == name and spec.primary(settings) in spec.variants(settings)
     assert set(spec.restarted(settings)) <= set(spec.variants(settings))
-    assert spec.flips(settings) >= 1 and spec.cost(attacks).forward > 0
+    assert spec.flips(settings) >= 1 and (spec.cost(attacks).forward > 0 or spec.combines(settings))
     assert set(spec.reads) <= set(SPECS) and all(other in SPECS for _, other, _ in spec.beats)
 
 

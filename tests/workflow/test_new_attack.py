@@ -84,7 +84,7 @@ def checkout(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "scripts/isotone/attacks/toy.py").write_text(MODULE)
     registry = folder / "scripts/isotone/attacks/registry.py"
     before = registry.read_text().split("\n")
-    after = [line.replace("random_flips, uat", "random_flips, toy, uat") for line in before]
+    after = [line.replace("strongest, uat", "strongest, toy, uat") for line in before]
     assert sum(old != new for old, new in zip(before, after, strict=True)) == 1  # one line
     registry.write_text("\n".join(after))
     config = folder / "config/smoke.yaml"

@@ -19,6 +19,7 @@ class Context:
 
     Attributes:
         tokenizer: given in the threat model `text` only.
+        codec: the model's tokenizer, in every threat model, for attacks that write text.
         restart: above 0, the same search from a fresh start, with random numbers of its own.
     """
 
@@ -27,6 +28,7 @@ class Context:
     job: AttackJob
     tokenizer: Tokenizer | None = None
     restart: int = 0
+    codec: Tokenizer | None = None
 
     @property
     def seed(self) -> int:

@@ -225,9 +225,9 @@ def afresh(context: Context, documents: Sequence[Document], propose: GradientPro
 
 def revision(propose: GradientProposals, ceiling: int) -> Revision:
     """How the greedy form goes on."""
-    from isotone.attacks.revise import Revision
+    from isotone.attacks.revise import COUNT, Revision
 
-    return Revision(propose, propose.count, ceiling)
+    return Revision(propose, ceiling, min(COUNT, 2 * propose.count))
 
 
 def one_shot(

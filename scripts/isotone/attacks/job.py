@@ -57,7 +57,7 @@ def open_target(folder: Path, job: AttackJob, manifest: Manifest, calibration: P
     scorer.check_length(longest, "attacks.shared.window")
     text = tokenizer if job.shared.threat_model == "text" else None
     temperature = read_temperature(calibration) if calibration else None
-    return Context(TextObjective(scorer, temperature), manifest.vocabulary, job, text)
+    return Context(TextObjective(scorer, temperature), manifest.vocabulary, job, text, codec=tokenizer)
 
 
 def attack(

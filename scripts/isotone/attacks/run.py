@@ -67,16 +67,27 @@ def _run_chunk(name: str, context: Context, chunk: Sequence[Document], journal: 
     if not todo:
         return
     start = time.perf_counter()
-    traces = SPECS[name].search(context, todo)
-    seconds = (time.perf_counter() - start) / len(todo) / max(len(traces), 1)
+    made_by_variant = _rows_of(name, context, todo)
+    seconds = (time.perf_counter() - start) / len(todo) / max(len(made_by_variant), 1)
     found: list[dict[str, Any]] = [{"rows": {}, "costs": {}} for _ in todo]
-    for variant, members in traces.items():
-        label = variant + RESTART * bool(context.restart)
-        made = measure.rows(context.objective, members, attack=name, variant=label, pieces=context.vocabulary.pieces)
+    for label, made in made_by_variant.items():
         for entry, document, row in zip(found, todo, made, strict=True):
             entry["rows"][label] = row
             entry["costs"][label] = {"variant": label, "document": document.name, "seconds": round(seconds, 4)}
     journal.add([(_key(context, document), entry) for document, entry in zip(todo, found, strict=True)])
+
+
+def _rows_of(name: str, context: Context, documents: Sequence[Document]) -> dict[str, list[Json]]:
+    spec = SPECS[name]
+    if spec.rows is not None:
+        return spec.rows(context, documents)
+    made = {}
+    for variant, traces in spec.search(context, documents).items():
+        label = variant + RESTART * bool(context.restart)
+        made[label] = measure.rows(
+            context.objective, traces, attack=name, variant=label, pieces=context.vocabulary.pieces
+        )
+    return made
 
 
 def _run_universal(

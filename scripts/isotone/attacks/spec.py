@@ -7,7 +7,7 @@ reads specs to make its rules. `docs/attacks.md` shows how to add one.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from isotone.errors import ConfigurationError
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from isotone.attacks.documents import Document
     from isotone.attacks.search import Trace
     from isotone.config.attacks import Attacks
+    from isotone.records import Json
 
     Search = Callable[[Context, Sequence[Document]], dict[str, list[Trace]]]
+    Rows = Callable[[Context, Sequence[Document]], dict[str, list[Json]]]
 
 
 RESTART = "~restart"  # ends the names of forms that were run from a fresh start
@@ -79,10 +81,12 @@ class AttackSpec:
         flips: tokens that it may change in a text, or put in front of it.
         cost: input tokens on one model, from the whole section `attacks`.
         sentence: what it is, for the paper.
+        combines: attacks whose rows it is made of, instead of searching; they run on the same models.
         reads: other attacks whose settings it uses (a matched budget).
         beats: `(own form, attack, form)`: what it must damage at least as much as.
         guided: whether a gradient proposes its flips, so that predicted gains can be compared with exact ones.
-        curve: whether its rows hold J after each flip.
+        rows: instead of `search`, for an attack that measures its texts itself: rows by variant.
+        curve: whether its rows hold J after each flip, where it attacks each text by itself.
     """
 
     name: str
@@ -94,12 +98,14 @@ class AttackSpec:
     cost: Callable[[Attacks], Cost]
     sentence: Callable[[Any], str]
     search: Search = _no_search
+    rows: Rows | None = None
     trigger: Callable[[Any], Effort | None] = _never
     restarted: Callable[[Any], list[str]] = _none
+    combines: Callable[[Any], list[str]] = _none
     reads: tuple[str, ...] = ()
     beats: tuple[tuple[str, str, str], ...] = ()
     guided: bool = False
-    curve: Callable[[Any], bool] = field(default=lambda settings: True)
+    curve: bool = True
 
     def main(self, forms: Container[str]) -> str:
         """The form that speaks for the attack, of those that were run.

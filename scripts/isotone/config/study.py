@@ -74,6 +74,9 @@ class Study:
             raise ConfigurationError(
                 f'report.baseline is "{self.report.baseline}", which is not an arm.{suggestion(self.report.baseline, self.arms)}'
             )
+        for key, names in (("attacks.run", self.attacks.run), ("controls.attacks", self.controls.attacks)):
+            for attack in names:
+                self._check_members(attack, key, names)
         for attack in self.attacks.transfer:
             if attack not in self.attacks.run:
                 raise ConfigurationError(
@@ -96,6 +99,28 @@ class Study:
             f"baseline; {have}. Name shares of the pretraining in base.training.milestones, such as [0.25, 0.5, 0.75] "
             '(model.source: scratch), or take "early" out.'
         )
+
+    def _check_members(self, attack: str, key: str, names: list[str]) -> None:
+        """Raise unless what an attack is made of runs on the same models, with as many flips, text by text."""
+        members = SPECS[attack].combines(self.attacks.of(attack))
+        for member in members:
+            if member not in SPECS or SPECS[member].combines(self.attacks.of(member)):
+                raise ConfigurationError(
+                    f'attacks.{attack}.members has "{member}", which is no attack that searches.{suggestion(member, SPECS)}'
+                )
+            if member not in names:
+                raise ConfigurationError(
+                    f'{key} has "{attack}", whose member "{member}" is not in {key}. Add it there, or take it out of attacks.{attack}.members.'
+                )
+        if any(SPECS[member].universal(self.attacks.of(member)) for member in members):
+            raise ConfigurationError(
+                f"attacks.{attack}.members has a universal attack; its trigger is no change of a text."
+            )
+        flips = {member: SPECS[member].flips(self.attacks.of(member)) for member in members}
+        if len(set(flips.values())) > 1:
+            raise ConfigurationError(
+                f"attacks.{attack}.members change {flips} tokens, and the strongest of unequal budgets says nothing. Give them one number of flips."
+            )
 
     def training_of(self, arm: str) -> Training:
         """The study's training settings with the arm's on top."""

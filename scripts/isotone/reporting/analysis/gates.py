@@ -179,7 +179,7 @@ def gates(
             for own, other, form in spec.beats:
                 if own in forms[attack] and form in forms.get(other, []):
                     found.append(_order(evidence, arm, sources, (attack, own), (other, form)))
-            if not spec.universal(settings):
+            if spec.curve and not spec.universal(settings):
                 found.append(_budget(evidence, arm, attack, sources))
             if spec.restarted(settings) and study.attacks.shared.fresh_starts:
                 found.append(_converged(evidence, arm, attack, sources))
