@@ -62,7 +62,7 @@ class HotFlip:
     iterative: bool = setting(True, "run the greedy form with exact re-scoring")
     ceiling: int = setting(
         0,
-        "forward passes per document up to which the greedy form revises its flips, doubling its effort until a doubling gains less than 2 %; 0: it never revises",
+        "forward passes per document up to which the greedy form revises its flips, doubling its effort until two doublings in a row gain less than 2 % each; 0: it never revises",
         minimum=0,
     )
 

@@ -3,8 +3,8 @@
 Greedy search decides each flip once. Here a finished search goes on: one of the K flips
 is released, the gradient of what is left proposes M flips anywhere (the released position
 included), each is scored exactly, and the best one stays if the text is harmed more than
-before. The flips take turns. The effort doubles until a doubling gains less than `GAIN`,
-or a ceiling of forward passes is reached.
+before. The flips take turns. The effort doubles until two doublings in a row gain less
+than `GAIN` each, or a ceiling of forward passes is reached.
 
 What was measured teaches the proposals: by how much the estimates were off at a position
 is added to the estimates of tokens that have not been tried there.
@@ -27,7 +27,8 @@ from isotone.attacks.proposals import Flip, flipped, surviving
 from isotone.attacks.search import Position, State, Trace, score
 
 COUNT = 16  # flips scored in a round; J after 650 passes on a small model: 0.825, 0.834, 0.830 nats for 8, 16, 32
-GAIN = 0.02  # a doubling of the effort that gains less ends the search
+GAIN = 0.02  # what a doubling of the effort must gain
+PATIENCE = 2  # doublings in a row that gained less: the search has converged
 PRIOR = 2.0  # an error measured n times at a position weighs n / (n + PRIOR)
 TOLERANCE = 1e-6  # nats per token; less is rounding
 
@@ -42,6 +43,7 @@ class Task:
     before: float  # damage at the last one
     alive: bool = True
     round: int = 0
+    small: int = 0  # doublings in a row that gained too little
     idle: int = 0  # rounds in a row without anything new to try and without a gain
     turns: list[int] = field(default_factory=list)
     errors: dict[int, list[float]] = field(default_factory=dict)
@@ -130,28 +132,29 @@ class Revision:
 
     def _run(self, objective: TextObjective, tasks: Sequence[Task], first: int = 0) -> None:
         length = objective.tokens(len(tasks[0].trace.document.ids))
-        most = max(self.ceiling, first) * length
+        # Tokens from which no round begins: it would not end below the ceiling.
+        limit = (self.ceiling - self.count if self.ceiling > first else first) * length
         for task in tasks:
-            task.alive = bool(task.state.order) and task.goal <= most
+            task.alive = bool(task.state.order) and task.trace.ledger.forward_tokens < limit
         while alive := [task for task in tasks if task.alive]:
             self._round(objective, alive)
             for task in alive:
-                self._judge(task, most)
+                self._judge(task, limit)
 
-    def _judge(self, task: Task, most: int) -> None:
-        """Whether the search goes on: its effort doubles while a doubling gains enough, up to the ceiling."""
-        trace = task.trace
+    def _judge(self, task: Task, limit: int) -> None:
+        """Whether the search goes on: its effort doubles until `PATIENCE` doublings gain too little, or the ceiling."""
+        trace, spent = task.trace, task.trace.ledger.forward_tokens
         best = trace.best[-1].damage
-        trace.progress.append((trace.ledger.forward_tokens, best))
+        trace.progress.append((spent, best))
         if task.idle > len(task.state.order):  # every flip had its turn, and there is nothing left to try
             trace.gain, task.alive = 0.0, False
             return
-        if trace.ledger.forward_tokens < task.goal:
-            return
-        trace.gain = best / task.before - 1 if task.before > 0 else math.inf
-        task.before, task.goal = best, 2 * task.goal
-        trace.ceiling = trace.gain >= GAIN and task.goal > most
-        task.alive = trace.gain >= GAIN and task.goal <= most
+        if spent >= task.goal:
+            trace.gain = best / task.before - 1 if task.before > 0 else math.inf
+            task.small = task.small + 1 if trace.gain < GAIN else 0
+            task.before, task.goal = best, 2 * task.goal
+        task.alive = task.small < PATIENCE and spent < limit
+        trace.ceiling = task.small < PATIENCE and not task.alive
 
     def _round(self, objective: TextObjective, tasks: Sequence[Task]) -> None:
         ledgers = {task.trace.document.name: Ledger() for task in tasks}
