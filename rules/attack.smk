@@ -112,10 +112,10 @@ for _spec in [spec for spec in SPECS.values() if members_of(spec)]:
                 mem_mb=1_000,
             params:
                 program=_spec.name,
-                members=members_of(_spec),
+                settings=settings(**{_spec.name: study.attacks.of(_spec.name)}),
                 code=code_digest(_spec.name),
             shell:
-                "exec python scripts/{params.program}.py --members {params.members} --sources {input.rows} "
+                "exec python scripts/{params.program}.py --settings {params.settings:q} --sources {input.rows} "
                 "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 

@@ -1,10 +1,13 @@
 """Take, for each document, the row of the attack that did most damage; no model is needed."""
 
 import argparse
+import json
 from pathlib import Path
 
 from isotone import environment, errors
 from isotone.attacks.strongest import strongest
+from isotone.config.attacks import AttackJob
+from isotone.config.schema import parse
 from isotone.records import file_digest, read_rows, write_marker, write_rows
 
 ROWS = "attack/1"
@@ -12,7 +15,7 @@ ROWS = "attack/1"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--members", nargs="+", required=True, help="attacks that are compared")
+    parser.add_argument("--settings", required=True, help="JSON: {strongest}")
     parser.add_argument(
         "--sources", type=Path, nargs="+", required=True, help="their row files: all members, run by run"
     )
@@ -21,7 +24,8 @@ def main() -> int:
     parser.add_argument("--markers", type=Path, nargs="+", required=True, help="written last, JSON, one per run")
     options = parser.parse_args()
     environment.prepare()
-    count = len(options.members)
+    members = parse(AttackJob, json.loads(options.settings), "--settings").strongest.members
+    count = len(members)
     if len(options.sources) != count * len(options.rows) or not len(options.rows) == len(options.cost) == len(
         options.markers
     ):
@@ -31,7 +35,7 @@ def main() -> int:
         )
     for index, (rows, cost, marker) in enumerate(zip(options.rows, options.cost, options.markers, strict=True)):
         files = options.sources[index * count : (index + 1) * count]
-        found = strongest({name: read_rows(path, ROWS) for name, path in zip(options.members, files, strict=True)})
+        found = strongest({name: read_rows(path, ROWS) for name, path in zip(members, files, strict=True)})
         write_rows(rows, ROWS, found.values())
         write_rows(cost, "attack_cost/1", [])
         of: dict[str, int] = {}
@@ -41,8 +45,8 @@ def main() -> int:
         write_marker(
             marker,
             "attack_strongest",
-            settings={"members": options.members},
-            inputs={f"rows {name}": file_digest(path) for name, path in zip(options.members, files, strict=True)},
+            settings={"members": members},
+            inputs={f"rows {name}": file_digest(path) for name, path in zip(members, files, strict=True)},
             outputs={"rows": file_digest(rows)},
             result={"of": of, "documents": len(found), "J_mean": sum(row["J"] for row in found.values()) / len(found)},
             cost={"seconds": 0.0},

@@ -56,7 +56,12 @@ def test_the_program_writes_rows_and_says_who_was_the_strongest(tmp_path: Path) 
     for name, rows in ROWS.items():
         write_rows(tmp_path / f"{name}.jsonl", "attack/1", rows)
     paths = {key: tmp_path / f"out.{key}" for key in ("rows", "cost", "markers")}
-    command = [sys.executable, str(ROOT / "scripts/strongest.py"), "--members", "hotflip", "query"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts/strongest.py"),
+        "--settings",
+        '{"strongest": {"members": ["hotflip", "query"]}}',
+    ]
     command += ["--sources", str(tmp_path / "hotflip.jsonl"), str(tmp_path / "query.jsonl")]
     command += [part for key, path in paths.items() for part in (f"--{key}", str(path))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -62,9 +62,11 @@ CHOSEN: dict[str, Any] = {
     },
     "perplexity": {"protocols": ["document", "rolling"]},
     "attacks": {
-        "run": ["hotflip", "uat", "query", "random", "gcg"],
+        "run": ["hotflip", "uat", "query", "random", "gcg", "noise", "strongest"],
         "transfer": ["hotflip"],
-        "hotflip": {"iterative": True},
+        "hotflip": {"iterative": True, "flips": 7},
+        "query": {"flips": 7},
+        "strongest": {"members": ["hotflip", "query"]},
     },
     "controls": {"kinds": ["noised", "early"], "attacks": ["random"]},
     "report": {"baseline": "other", "thresholds": [0.3]},
@@ -218,6 +220,7 @@ def test_every_key_arrives_in_some_job(planned: tuple[list[dict[str, Any]], list
 def test_what_names_jobs_names_them(planned: tuple[Any, list[list[list[str]]]]) -> None:
     told = [" ".join(words) for words in planned[1][0]]
     attacks = {words[words.index("--attack") + 1] for words in planned[1][0] if program_of(words) == "attack"}
+    attacks |= {program_of(words) for words in planned[1][0]} & {"strongest"}
     assert attacks == set(CHOSEN["attacks"]["run"]), "attacks.run"
     assert any("runs/other/seed-7/model" in words and "changed~noised" in words for words in told), "report.baseline"
     assert any("changed~noised" in words and "--attack random" in words for words in told), "controls.attacks"
