@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
 from isotone.config.data import Architecture, Model
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError
 from isotone.models.origins.scratch import configuration_of
 from isotone.planning.capacity import GIB, KNOWN, check_fits, check_machine, shape_of, shape_of_config, training_memory
+from isotone.training.engine import Engine
 
+from tests.resume.tiny import LENGTH, write_split
 from tests.unit.models_zoo import DECODERS, tiny
+from tests.unit.sharded import together
+from tests.unit.test_training_sharding import write_start
+
+RUN = {"global_batch": 32, "micro_batch_size": 2, "length": LENGTH}
 
 # Parameter counts that the makers publish.
 PUBLISHED = {
@@ -62,6 +73,9 @@ def test_what_fits_nowhere_is_refused_with_the_arithmetic():
     with pytest.raises(ConfigurationError, match=r"8\.03 billion parameters x 18\.8 bytes .* = 141 GiB .* has 80 GiB"):
         check_fits(shape, Training(), 80 * GIB, "an H100")
     assert check_fits(shape, Training(), 192 * GIB, "a B200").state < 192 * GIB
+    assert check_fits(shape, Training(), 80 * GIB, "four H100", devices=4).state < 80 * GIB
+    with pytest.raises(ConfigurationError, match="about 4 devices together"):
+        check_fits(shape, Training(), 80 * GIB, "an H100")
 
 
 def test_the_profiles_device_comes_before_this_machines(monkeypatch):
@@ -71,12 +85,20 @@ def test_the_profiles_device_comes_before_this_machines(monkeypatch):
     monkeypatch.setenv("ISOTONE_DEVICE_GIB", "80")
     with pytest.raises(ConfigurationError, match="device of the profile"):
         check_machine(shape, [])
+    monkeypatch.setenv("ISOTONE_DEVICES", "4")
+    check_machine(shape, [])
+    monkeypatch.setenv("ISOTONE_DEVICES", "none")
+    with pytest.raises(ConfigurationError, match="how many devices"):
+        check_machine(shape, [])
     monkeypatch.setenv("ISOTONE_DEVICE_GIB", "much")
     with pytest.raises(ConfigurationError, match="Say how many GiB"):
         check_machine(shape, [])
     monkeypatch.delenv("ISOTONE_DEVICE_GIB")
     with pytest.raises(ConfigurationError, match="small"):
         check_machine(shape, [("small", 8 * GIB)])
+    check_machine(shape, [("large", 80 * GIB)] * 4)
+    with pytest.raises(ConfigurationError, match="all 2 x large together"):
+        check_machine(shape, [("large", 40 * GIB)] * 2)
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     check_machine(shape, [])  # a job beside the nodes that will train
 
@@ -84,3 +106,86 @@ def test_the_profiles_device_comes_before_this_machines(monkeypatch):
 def test_an_unknown_model_says_how_to_learn_its_size():
     with pytest.raises(ConfigurationError, match="until setup"):
         shape_of(Model(source="hub", name="someone/something", revision="v1"))
+
+
+def count_parts(world: Any, place: Path, sharded: bool) -> dict[str, int]:
+    """Bytes of what one process holds after the gradients of a step."""
+    from isotone.config.constraint import Constraint
+    from isotone.config.training import Operation
+    from isotone.constraints import weight_maps
+    from isotone.data.blocks import Blocks, TokenSplit
+    from isotone.models import load_model
+    from isotone.training.gather import Gatherer
+    from isotone.training.optimizer import Optimizer
+    from isotone.training.sharding import build
+    from isotone.training.state import TrainerState
+
+    training, constraint = Training(**RUN), Constraint(scope="mlp_both", init="abs")
+    blocks, silent = Blocks(TokenSplit.open(place / "train"), LENGTH), lambda *_, **__: None
+    if sharded:
+        parts = build.sharded(place / "start", constraint, training, world, teacher=None)
+        optimizer, gather = parts.optimizer, parts.gatherer(Operation(), 0, blocks, silent)
+    else:
+        model = load_model(place / "start")
+        optimizer = Optimizer(model, weight_maps(model, constraint), training, decay_weight=False)
+        engine = Engine(model, training, torch.device("cpu"), None)
+        gather = Gatherer(training, Operation(), 0, world, engine, blocks, silent)
+    gather.deal(training.micro_batch_size)
+    tokens, _ = gather(TrainerState(micro_batch_size=training.micro_batch_size), optimizer.flat)
+    optimizer.finish_gradients(1 / tokens)
+    gather.close()
+
+    def size(tensors: Any) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    state = optimizer.state()
+    buffers = [buffer for buffer in gather.tree._free if buffer is not optimizer.flat]
+    return {
+        "weights": size(optimizer.parameters.values()),
+        "gradients": size([optimizer.flat]),
+        "moments": size([*state["exp_avg"].values(), *state["exp_avg_sq"].values()]),
+        "latents": size(optimizer.latents.values()),
+        "latent_gradients": size([latent.grad for latent in optimizer.latents.values()]),
+        "tree": size(buffers),
+    }
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("family", "precision"), [("llama", "fp32"), ("llama", "bf16"), ("gpt_neox", "bf16")])
+def test_activations_are_what_autograd_keeps(family, precision, checkpointing):
+    """Bytes that a backward pass waits for, counted where autograd saves them."""
+    model, length = tiny(family), 64
+    shape = shape_of_config(model.config.to_dict())
+    training = Training(micro_batch_size=4, length=length, gradient_checkpointing=checkpointing, precision=precision)
+    engine = Engine(model, training, torch.device("cpu"), None)
+    model.train()
+    own = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    window = torch.zeros(4, length, dtype=torch.int64)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden = engine._hidden(model, window)  # kept alive: its storages must not be reused while we count
+    assert hidden.requires_grad
+    said, counted = training_memory(shape, training).activations, sum(kept.values())
+    assert counted <= said, f"{counted} bytes are kept, {said} were counted on"
+    assert said <= (8 if checkpointing else 2) * counted  # a layer that is computed again is not kept yet
+
+
+@pytest.mark.parametrize(("processes", "sharded"), [(1, False), (2, True)])
+def test_the_parts_of_a_small_run_are_those_of_the_sum(processes, sharded, tmp_path):
+    """Tensors of a training step, counted one by one, against the arithmetic."""
+    write_split(tmp_path / "train", 40, 1)
+    write_start(tmp_path / "start", "gpt_neox", {"scope": "mlp_both", "init": "abs"}, {})
+    counted = together(count_parts, processes, tmp_path / "together", tmp_path, sharded)
+    shape = shape_of_config(json.loads((tmp_path / "start/config.json").read_text()))
+    said = training_memory(shape, Training(**RUN), processes=processes, sharded=sharded)
+    for one in counted:
+        for part in ("weights", "gradients", "moments", "latents", "latent_gradients", "tree"):
+            # vectors are whole everywhere, and rows are dealt out in whole numbers
+            assert one[part] == pytest.approx(getattr(said, part), rel=0.06 if sharded else 0), part

@@ -1,22 +1,21 @@
-"""Every shipped study can be planned as it stands, without a network; studies that no device can run say so."""
+"""Every shipped study can be planned as it stands, without a network, and fits the devices that it names."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from isotone.config.data import SPLITS
 from isotone.config.schema import merge
 from isotone.config.study import Study, read_study
-from isotone.errors import ConfigurationError
-from isotone.planning.capacity import check_fits, shape_of, training_memory
+from isotone.planning.capacity import shape_of, training_memory
 
 from tests.workflow.conftest import ROOT, copy_checkout, planned, run
 
 SHIPPED = sorted(path.name for path in (ROOT / "config").glob("*.yaml") if path.name != "schema.yaml")
-LARGEST = 80 * 10**9  # bytes of the largest single device that a shipped configuration names
 
 
 @pytest.fixture(scope="module")
@@ -71,16 +70,18 @@ def test_the_reference_preset_is_planned_on_top_of_a_model(checkout: Path) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in SHIPPED if study_of(name).model.source == "hub"])
-def test_plan_only_is_said_of_exactly_those_that_fit_on_no_device(name: str) -> None:
+def test_each_configuration_fits_the_devices_that_it_names(name: str) -> None:
     study, text = study_of(name), (ROOT / "config" / name).read_text()
     shape = shape_of(study.model)
-    device = re.search(r"# Device: one GPU with (\d+) GB", text)
-    if device is None:
-        assert "PLAN-ONLY: needs sharding" in text.splitlines()[0] and "# Device: several GPUs" in text
-        with pytest.raises(ConfigurationError, match=r"billion parameters x .* bytes .*plan-only"):
-            check_fits(shape, study.training, LARGEST, "a GPU with 80 GB")
-        return
-    assert "PLAN-ONLY" not in text
-    for arm in study.arms:
-        memory = training_memory(shape, study.training_of(arm), constrained=arm in study.constrained_arms())
-        assert memory.total <= int(device[1]) * 10**9, f"{arm} needs {memory.total / 1e9:.0f} GB"
+    line = re.search(r"# Device: (.*)", text)
+    named = re.findall(r"(one|\d+) GPUs? with (\d+) GB", line[1] if line else "")
+    assert named
+    for count, size in named:
+        devices = 1 if count == "one" else int(count)
+        for arm in study.arms:
+            constrained = arm in study.constrained_arms()
+            settings: dict[str, Any] = {"constrained": constrained, "processes": devices, "sharded": devices > 1}
+            memory = training_memory(shape, study.training_of(arm), **settings)
+            assert memory.total <= int(size) * 10**9, f"{arm} needs {memory.total / 1e9:.0f} GB of {size}"
+        if devices > 1:  # else sharding would not be named
+            assert training_memory(shape, study.training).total > int(size) * 10**9

@@ -148,6 +148,12 @@ class Operation:
         0.8, "share of the memory that micro_batch: auto may fill", exclusiveMinimum=0, maximum=1
     )
     bucket_mib: int = setting(25, "MiB of gradients per message between processes (reduction fast)", minimum=1)
+    sharding: str = setting(
+        "auto",
+        "full: each process holds a part of the model, its latents and moments; none: all hold all; auto: full on GPUs "
+        "where the whole does not fit into one. With training.reduction exact the bits are the same",
+        enum=["auto", "none", "full"],
+    )
     gpu_monitor: bool = setting(True, "write gpu.jsonl once a second where there is an NVIDIA GPU")
     notify: str = setting(
         "",

@@ -246,9 +246,29 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
             if found := re.search(r"os error (\d+)", str(error)):
                 raise OSError(int(found[1]), os.strerror(int(found[1])), str(folder)) from None
             raise
-        config = json.loads((part / "config.json").read_text(encoding="utf-8"))
-        if added := older_keys(config):
-            text = json.dumps({**config, **added}, indent=2, sort_keys=True) + "\n"
-            (part / "config.json").write_text(text, encoding="utf-8")
-        if tokenizer is not None:
-            tokenizer.save_pretrained(part)
+        _complete(part, tokenizer)
+
+
+def _complete(folder: Path, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Add to a configuration what transformers 4 reads, and the tokenizer."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if added := older_keys(config):
+        text = json.dumps({**config, **added}, indent=2, sort_keys=True) + "\n"
+        (folder / "config.json").write_text(text, encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def save_architecture(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+    """Write what `save_model` writes beside the weights, into a folder that is there.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    model.config.name_or_path = ""
+    model.config.dtype = "float32"
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    _complete(folder, tokenizer)

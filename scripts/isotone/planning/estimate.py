@@ -9,6 +9,7 @@ from pathlib import Path
 from isotone.attacks.registry import SPECS
 from isotone.config.study import Study
 from isotone.config.training import Training
+from isotone.errors import ConfigurationError
 from isotone.planning.capacity import GIB, Shape, check_fits, checkpoints_at_most, shape_of, training_memory
 from isotone.progress import quantity
 from isotone.records import read_json_quietly
@@ -177,20 +178,27 @@ class Estimate:
         """Assumptions, and whether training fits the device."""
         kinds = sorted({kind for _, kind in self.tokens.values()})
         found = [f"tokens: {', '.join(kinds)} ({quantity(self.tokens['train'][0])} to train on)"]
-        memory = training_memory(self.shape, self.study.training)
-        found.append(
-            f"memory of training: {memory.total / GIB:.1f} GiB (state {memory.state / GIB:.1f}, activations of a leaf of "
-            f"{self.study.training.micro_batch_size} x {self.study.training.length}: {memory.activations / GIB:.1f})"
-        )
         gib = DEVICES[self.device][2]
+        training, devices = self.study.training, 1
+        memory = training_memory(self.shape, training)
+        if gib and memory.total > gib * GIB and self.count > 1:
+            devices = 1 << (self.count.bit_length() - 1)  # a power of two, for training.reduction: exact
+            memory = training_memory(self.shape, training, processes=devices, sharded=True)
+        among = f", shared by {devices} devices" if devices > 1 else ""
+        found.append(
+            f"memory of training{among}: {memory.total / GIB:.1f} GiB (state {memory.state / GIB:.1f}, partial sums "
+            f"{memory.tree / GIB:.1f}, activations of a micro-batch of {training.micro_batch_size} x {training.length}: "
+            f"{memory.activations / GIB:.1f})"
+        )
         if gib:
             try:
-                check_fits(self.shape, self.study.training, gib * GIB, f"one {self.device}")
-            except Exception as error:
-                found.append(f"PLAN-ONLY: {error}")
+                check_fits(self.shape, training, gib * GIB, f"{devices} x {self.device}", devices)
+            except ConfigurationError as error:
+                found.append(f"DOES NOT FIT: {error}")
             else:
                 if memory.total > gib * GIB:
                     found.append(
-                        "a micro-batch does not fit: lower training.micro_batch_size or set training.gradient_checkpointing"
+                        "a micro-batch does not fit: lower training.micro_batch_size, set training.gradient_checkpointing, "
+                        "or let several devices share the model (--count)"
                     )
         return found

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-import torch
 
 from isotone import environment
 from isotone.config.schema import as_mapping
@@ -27,6 +24,7 @@ from isotone.training.loop import Loop
 from isotone.training.observer import Observer, Observers
 from isotone.training.optimizer import Optimizer
 from isotone.training.schedule import Schedule
+from isotone.training.sharding.together import shrink
 from isotone.training.state import TrainerState
 from isotone.training.stepper import Stepper
 from isotone.training.supervision.outcome import write_outcome
@@ -47,35 +45,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build(run: Run, world: World, events: Events, lease: Lease | None) -> tuple[Loop, PreTrainedModel]:
+def build(run: Run, world: World, events: Events, lease: Lease | None, *, sharded: bool) -> Loop:
     """Put the parts together and stand where the newest checkpoint stands.
 
     Args:
         lease: of the first process; None in the others.
+        sharded: each process holds a part of the model.
 
     Raises:
         ConfigurationError: settings, model and data do not fit one another.
     """
     began = time.monotonic()
-    job, operation, training = run.job, run.operation, run.job.training
+    operation, training = run.operation, run.job.training
     train, validation = (Blocks(TokenSplit.open(folder), training.length) for folder in (run.train, run.validation))
     schedule = Schedule(training, len(train))
     stop = Stop(run.folder, run.study_folder, grace=operation.grace, event=events)
     stop.install()
-    model = load_model(run.start, device=world.device)
-    guard_precision(model, job.constraint)
-    maps = weight_maps(model, job.constraint)
-    if training.pure_bf16:
-        model.bfloat16()
     teacher = load_model(run.teacher, device=world.device) if run.teacher and training.distillation.alpha > 0 else None
-    optimizer = Optimizer(model, maps, training, decay_weight=job.constraint.weight_decay_on == "weight")
-    engine = Engine(model, training, world.device, teacher)
-    gather = Gatherer(training, operation, job.seed, world, engine, train, events)
-    checkpointer = Checkpointer(operation, schedule, Ledger(run.folder / "ledger.json"))
-    groups = [group for group, names in optimizer.groups.items() if names]
-    history = History(run.folder / "history.csv", groups) if world.leads else None
-    if lease and history:
-        checkpointer.hold(lease, optimizer.state(), events=events, before=history.sync)
+    ledger = Ledger(run.folder / "ledger.json")
+    stepper: Stepper
+    checkpointer: Checkpointer
+    if sharded:
+        from isotone.training.sharding.build import build_sharded
+
+        stepper, checkpointer, history = build_sharded(run, world, events, lease, train, schedule, ledger, teacher)
+    else:
+        stepper = _whole(run, world, events, train, schedule, teacher)
+        checkpointer = Checkpointer(operation, schedule, ledger)
+        history = History(run.folder / "history.csv", stepper.optimizer.used_groups()) if world.leads else None
+        if lease and history:
+            checkpointer.hold(lease, stepper.optimizer.state(), events=events, before=history.sync)
     observers = Observers(*_observers(run, world, events, history, checkpointer, schedule.steps))
     fresh = TrainerState(
         micro_batch_size=training.micro_batch_size,
@@ -85,23 +84,27 @@ def build(run: Run, world: World, events: Events, lease: Lease | None) -> tuple[
     loop = Loop(
         training,
         fresh,
-        stepper=Stepper(world, engine, optimizer, gather, schedule, events),
-        validator=Validator(validation, training.validation_blocks, world, engine),
+        stepper=stepper,
+        validator=Validator(
+            validation, training.validation_blocks, world, stepper.engine, everyone=stepper.parts_everywhere
+        ),
         checkpointer=checkpointer,
         stop=stop,
         observers=observers,
-        start_weights=lambda: start_weights(run),
+        start_weights=lambda: stepper.start_weights(run.start),
         max_epochs=run.max_epochs,
     )
     with observers.working("reading the newest checkpoint"):
         found = checkpointer.newest()
         resize = admit(run, found.progress) if found else True
         if world.share(resize):
-            size = micro_batch.choose(training, operation, world, engine, train, optimizer.flat, events)
+            size = micro_batch.choose(training, operation, world, stepper.engine, train, stepper.optimizer.flat, events)
             fresh.micro_batch_size = size
             if found:
                 found.progress["micro_batch_size"] = size
         loop.resume(found)
+        if sharded:
+            shrink(loop, run.folder)
     events(
         "resume" if found else "start",
         step=loop.state.step,
@@ -111,12 +114,23 @@ def build(run: Run, world: World, events: Events, lease: Lease | None) -> tuple[
         device=str(world.device),
         seconds=round(time.monotonic() - began, 4),
     )
-    return loop, model
+    return loop
 
 
-def start_weights(run: Run) -> Mapping[str, torch.Tensor]:
-    """The weights that a run starts from, by name, in main memory: the device is full."""
-    return dict(load_model(run.start).named_parameters())
+def _whole(
+    run: Run, world: World, events: Events, train: Blocks, schedule: Schedule, teacher: PreTrainedModel | None
+) -> Stepper:
+    """Steps of a model that every process holds whole."""
+    job, training = run.job, run.job.training
+    model = load_model(run.start, device=world.device)
+    guard_precision(model, job.constraint)
+    maps = weight_maps(model, job.constraint)
+    if training.pure_bf16:
+        model.bfloat16()
+    optimizer = Optimizer(model, maps, training, decay_weight=job.constraint.weight_decay_on == "weight")
+    engine = Engine(model, training, world.device, teacher)
+    gather = Gatherer(training, run.operation, job.seed, world, engine, train, events)
+    return Stepper(world, engine, optimizer, gather, schedule, events)
 
 
 def _observers(

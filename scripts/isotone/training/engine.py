@@ -80,6 +80,8 @@ class LossScale:
 class Engine:
     """The model as a function from a leaf to a loss, with gradients added to the parameters."""
 
+    keeps_casts = True  # autocast's copies of weights live as long as a forward pass
+
     def __init__(
         self, model: PreTrainedModel, training: Training, device: torch.device, teacher: PreTrainedModel | None
     ) -> None:
@@ -110,7 +112,9 @@ class Engine:
 
     def _hidden(self, model: PreTrainedModel, inputs_BT: Tensor) -> Tensor:
         dtype = _DTYPES.get(self.precision)
-        context: Any = torch.autocast(self.device.type, dtype) if dtype else contextlib.nullcontext()
+        context: Any = contextlib.nullcontext()
+        if dtype:
+            context = torch.autocast(self.device.type, dtype, cache_enabled=self.keeps_casts)
         with context:
             hidden_BTD = hidden_states(model, inputs_BT)
         return hidden_BTD.flatten(0, 1).to(dtype or hidden_BTD.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from isotone.config.schema import as_mapping
 from isotone.config.training import TrainJob
 from isotone.devices import kernels_used
 from isotone.errors import Diverged, InputOutputError
-from isotone.models import load_model, load_tokenizer, save_model
+from isotone.models import load_model, load_tokenizer
 from isotone.records import Json, digest_of, file_digest, whole_file, write_json, write_marker
 from isotone.training.checkpointing.delivery import kept, seal
 from isotone.training.inputs import Run
@@ -53,12 +52,11 @@ def best_weights(loop: Loop) -> bool:
         raise Diverged(
             "No validation of this run gave a finite loss. Lower training.learning_rate or look at the start weights."
         )
-    damaged, optimizer = False, loop.stepper.optimizer
+    damaged = False
     with loop.observers.working("reading the best checkpoint"):
-        if saver is not None and best["step"] != loop.state.step:
+        if best["step"] != loop.state.step:
             try:
-                found = saver.store.read(best["step"])
-                optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
+                loop.stepper.take(saver, best["step"])
             except InputOutputError:
                 damaged = True
         if loop.world.share(damaged):
@@ -67,15 +65,12 @@ def best_weights(loop: Loop) -> bool:
     return True
 
 
-def export_milestones(loop: Loop, model: PreTrainedModel, folder: Path) -> dict[str, int]:
+def export_milestones(loop: Loop, folder: Path) -> dict[str, int]:
     """Write ``milestones/<share>/`` model folders below ``folder``; returns share to step."""
-    saver, optimizer = loop.checkpointer.saver, loop.stepper.optimizer
-    if saver is None:
-        return {}
+    saver, stepper = loop.checkpointer.saver, loop.stepper
     for share, step in loop.schedule.milestones.items():
-        found = saver.store.read(step)
-        optimizer.load(found.tensors, updates=optimizer.updates, scales=optimizer.scales)
-        saver.with_room(loop.state.step + 1, partial(save_model, model, None, folder / "milestones" / f"{share:g}"))
+        stepper.take(saver, step)
+        stepper.export(saver, loop.state.step + 1, None, folder / "milestones" / f"{share:g}")
     return {f"{share:g}": step for share, step in loop.schedule.milestones.items()}
 
 
@@ -161,8 +156,10 @@ def cost_of(loop: Loop, folder: Path) -> Json:
     }
 
 
-def finish(loop: Loop, model: PreTrainedModel, run: Run) -> None:
-    """Make the results in the state folder, where nobody else removes them (first process only).
+def finish(loop: Loop, run: Run) -> None:
+    """Make the results in the state folder, where nobody else removes them.
+
+    The first process does, with the others' part of a sharded model.
 
     The model that was trained is gone afterwards: what is certified is the exported one,
     and a device need not hold both, nor what the optimizer kept.
@@ -177,10 +174,12 @@ def finish(loop: Loop, model: PreTrainedModel, run: Run) -> None:
     made, job, identity = kept(run.folder), run.job, as_mapping(run.identity)
     tokenizer = load_tokenizer(run.start) if (run.start / "tokenizer.json").exists() else None
     with loop.observers.working("exporting"):
-        saver.with_room(loop.state.step + 1, lambda: save_model(model, tokenizer, made.model))
-        milestones = export_milestones(loop, model, made.model)
-    with loop.observers.working("certifying"):
+        loop.stepper.export(saver, loop.state.step + 1, tokenizer, made.model)
+        milestones = export_milestones(loop, made.model)
         saver.join()
+    if not loop.world.leads:
+        return
+    with loop.observers.working("certifying"):
         saver.release()
         loop.stepper.release()
         exported = load_model(made.model, device=loop.world.device)

@@ -133,13 +133,21 @@ class Gatherer:
         Raises:
             ResourceError: if that was tried often enough, or there is no half.
         """
+        state.micro_batch_size, state.halvings = self.halved(state)
+        release(self.world.device)
+        self.events("out_of_memory", step=state.step, micro_batch_size=state.micro_batch_size)
+        self.deal(state.micro_batch_size)
+
+    def halved(self, state: TrainerState) -> tuple[int, int]:
+        """Half the micro-batch, and how often it was halved then.
+
+        Raises:
+            ResourceError: if that was tried often enough, or there is no half.
+        """
         if state.micro_batch_size % 2 or state.halvings >= HALVINGS:
             raise ResourceError(
                 f"Memory does not suffice for {state.micro_batch_size} sequences of training.length = {self.training.length} at "
                 f"once, after {state.halvings} halvings of training.micro_batch_size = {self.training.micro_batch_size}. Use more processes, "
                 "a device with more memory, training.gradient_checkpointing: true, or a smaller training.length."
             )
-        state.micro_batch_size, state.halvings = state.micro_batch_size // 2, state.halvings + 1
-        release(self.world.device)
-        self.events("out_of_memory", step=state.step, micro_batch_size=state.micro_batch_size)
-        self.deal(state.micro_batch_size)
+        return state.micro_batch_size // 2, state.halvings + 1

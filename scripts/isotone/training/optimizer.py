@@ -112,6 +112,10 @@ class Optimizer:
             }
         return made
 
+    def used_groups(self) -> list[str]:
+        """The groups that have parameters."""
+        return [group for group, names in self.groups.items() if names]
+
     def values(self) -> dict[str, Tensor]:
         """What is optimized, by parameter name: V where constrained, W elsewhere."""
         return self._values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from isotone.training.checkpointing.lease import Lease
 from isotone.training.finish import best_weights, finish
 from isotone.training.inputs import Run
 from isotone.training.loop import Loop, Stopped
+from isotone.training.sharding.decide import is_sharded
+from isotone.training.sharding.together import company
 from isotone.training.supervision.liveness import declare_start
 from isotone.training.supervision.outcome import refuse, write_outcome
 from isotone.training.telemetry.events import Events
@@ -79,12 +82,14 @@ def _hold(run: Run, world: World, events: Events, lease: Lease | None) -> None:
                 (run.folder / "outcome.json").unlink(missing_ok=True)
                 adopt(run, lease, events)
                 sign(run)
-            loop, model = build(run, world, events, lease)
-            loop.run()
-            while not best_weights(loop):
+            sharded = is_sharded(run.job, run.operation, world, run.start)
+            with company(run, world, lease, lambda: loop) if sharded else contextlib.nullcontext():
+                loop = build(run, world, events, lease, sharded=sharded)
                 loop.run()
-            finish(loop, model, run)
-            loop.close()
+                while not best_weights(loop):
+                    loop.run()
+                finish(loop, run)
+                loop.close()
         if lease:
             deliver(run.folder, run.outputs)
             if not run.operation.keep_state:

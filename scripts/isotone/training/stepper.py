@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from isotone.models import load_model, save_model
+from isotone.training.checkpointing.saver import Saver
 from isotone.training.checkpointing.store import State
 from isotone.training.engine import Engine, is_out_of_memory
 from isotone.training.gather import Gatherer
@@ -18,6 +21,9 @@ from isotone.training.schedule import Schedule
 from isotone.training.state import TrainerState
 from isotone.training.telemetry.events import Events
 from isotone.training.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
 
@@ -45,7 +51,13 @@ class Measured:
 
 
 class Stepper:
-    """Model, gradients and optimizer as one thing that takes steps."""
+    """Model, gradients and optimizer as one thing that takes steps.
+
+    Attributes:
+        parts_everywhere: whether each process holds a part of the model only.
+    """
+
+    parts_everywhere = False
 
     def __init__(
         self,
@@ -110,11 +122,35 @@ class Stepper:
             self.world.copy_from_leader([value for group in groups for value in group.values()])
             self.optimizer.refresh(updates=state.updates, scales=state.scales)
 
+    def start_weights(self, folder: Path) -> Mapping[str, torch.Tensor]:
+        """The weights that a run starts from, by name, in main memory: the device is full."""
+        return dict(load_model(folder).named_parameters())
+
+    def take(self, saver: Saver | None, step: int) -> None:
+        """Put the weights of a checkpoint into the model (of the first process, which exports it).
+
+        Raises:
+            InputOutputError: if it is damaged.
+        """
+        if saver is not None:
+            found = saver.store.read(step)
+            self.optimizer.load(found.tensors, updates=self.optimizer.updates, scales=self.optimizer.scales)
+
+    def export(self, saver: Saver | None, step: int, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:
+        """Write the model as a whole folder (first process).
+
+        Args:
+            step: checkpoints below it may go if the disk is full.
+        """
+        if saver is not None:
+            saver.with_room(step, lambda: save_model(self.engine.model, tokenizer, folder))
+
     def release(self) -> None:
         """Give back the memory of all that only training needs, the model included; no step can follow."""
         self.gather.release()
         self.optimizer.release()
-        for model in (self.engine.model, self.engine.teacher):
+        models: list[Any] = [self.engine.model, self.engine.teacher]
+        for model in models:
             if model is not None:
                 torch.nn.Module.to(model, "meta")
         gc.collect()

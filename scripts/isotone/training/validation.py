@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from isotone.data.blocks import Blocks
+from isotone.data.blocks import UNSCORED, Blocks
 from isotone.training.engine import Engine
 from isotone.training.world import World
 
@@ -15,8 +15,13 @@ from isotone.training.world import World
 class Validator:
     """Scores the same blocks each time, whatever the number of processes."""
 
-    def __init__(self, blocks: Blocks, count: int, world: World, engine: Engine) -> None:
-        """Score the first ``count`` of ``blocks``, or all if there are fewer."""
+    def __init__(self, blocks: Blocks, count: int, world: World, engine: Engine, *, everyone: bool = False) -> None:
+        """Score the first ``count`` of ``blocks``, or all if there are fewer.
+
+        Args:
+            everyone: every process must take part in every forward pass, because each holds a part of the model.
+        """
+        self.everyone = everyone
         self.blocks, self.count = blocks, min(count, len(blocks))
         self.world, self.engine = world, engine
 
@@ -38,5 +43,8 @@ class Validator:
                 inputs, targets = (torch.from_numpy(part).to(world.device) for part in self.blocks.batch(blocks))
                 rows[number, 0] = self.engine.score(inputs, targets).double().cpu()
                 rows[number, 1] = (targets >= 0).sum().cpu()
+            elif self.everyone:
+                idle = torch.zeros(1, self.blocks.length, dtype=torch.int64, device=world.device)
+                self.engine.score(idle, torch.full_like(idle, UNSCORED))
         losses, counts = world.table(rows).T.tolist()
         return float(sum(losses) / max(sum(counts), 1.0))

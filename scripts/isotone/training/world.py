@@ -9,7 +9,7 @@ and the same bits.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -145,12 +145,22 @@ class TreeSum:
 
     def add(self, leaf: Tensor) -> None:
         """Take one leaf's gradient (copied or added, not kept)."""
+        self.add_by(lambda buffer, more: buffer.add_(leaf) if more else buffer.copy_(leaf), like=leaf)
+
+    def add_by(self, put: Callable[[Tensor, bool], object], *, like: Tensor) -> None:
+        """Take one leaf's gradient from where it lies.
+
+        Args:
+            put: writes it to a buffer, or adds it to what is there if its second argument is true.
+            like: something of the buffers' shape.
+        """
         if not self._partial or self._partial[-1][0] > 1:
-            buffer = self._free.pop() if self._free else torch.empty_like(leaf)
-            self._partial.append((1, buffer.copy_(leaf)))
+            buffer = self._free.pop() if self._free else torch.empty_like(like)
+            put(buffer, False)
+            self._partial.append((1, buffer))
             return
         count, total = self._partial.pop()
-        total.add_(leaf)
+        put(total, True)
         count *= 2
         while self._partial and self._partial[-1][0] == count:
             _, left = self._partial.pop()
@@ -167,8 +177,14 @@ class TreeSum:
                 _, left = self._partial.pop()
                 self._free.append(total)
                 total = left.add_(total)
-            out.copy_(total)
+            if total is not out:
+                out.copy_(total)
             self._free.append(total)
+
+    def use(self, buffer: Tensor) -> None:
+        """Sum in this one too, the one that `take` will write to, for which there is no other use meanwhile."""
+        if all(known is not buffer for known in self._free):
+            self._free.append(buffer)
 
     def lend(self, like: Tensor) -> Tensor:
         """A buffer that is free until the next `add`."""

@@ -105,14 +105,18 @@ def devices(study: Study) -> Verdict:
 
 
 def memory(study: Study, folder: Path) -> Verdict:
-    """Weights, gradients and moments fit the device, or main memory without one."""
-    needed = training_memory(shape_of(study.model, folder / "base"), study.training)
-    found = gpus()
+    """Weights, gradients and moments fit the device, all devices together, or main memory without one."""
+    found, shape = gpus(), shape_of(study.model, folder / "base")
     room = int(float(found[0]["memory.total"]) * 2**20) if found else total_memory()
     where = found[0]["name"] if found else "main memory"
-    words = f"training needs about {needed.total / GIB:.1f} GiB (state {needed.state / GIB:.1f}); {where} has {room / GIB:.1f}"
+    needed, words = training_memory(shape, study.training), ""
+    if needed.total > room and len(found) > 1:
+        devices = 1 << (len(found).bit_length() - 1)  # a power of two, for training.reduction: exact
+        needed = training_memory(shape, study.training, processes=devices, sharded=True)
+        words = f"shared by {devices} devices, "
+    words += f"training needs about {needed.total / GIB:.1f} GiB (state {needed.state / GIB:.1f}); {where} has {room / GIB:.1f}"
     if needed.state > room:
-        return "red", f"{words}. Take a smaller model or a larger device; sharding is not there yet."
+        return "red", f"{words}. Take a smaller model, a larger device, or more devices, which share the model."
     if needed.total > room:
         return "yellow", f"{words}. Lower training.micro_batch_size, or set training.gradient_checkpointing: true."
     return "green", words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 from isotone.config.training import Operation
 from isotone.records import Json
@@ -38,15 +39,19 @@ class Checkpointer:
             before: makes the logs durable that a checkpoint refers to.
         """
         self.lease = lease
-        self.saver = Saver(
-            Store(lease.checkpoints, events),
-            background=self.operation.background_save,
-            label=f"{lease.generation:06d}",
-            retained=self._stays,
-            essential=self._always,
-            before=before,
-        )
+        self.saver = Saver(**self.options(Store(lease.checkpoints, events), lease.generation, before))
         self.saver.measure(tensors)
+
+    def options(self, store: Store, generation: int, before: Callable[[], None]) -> dict[str, Any]:
+        """How a `Saver` of this run works."""
+        return {
+            "store": store,
+            "background": self.operation.background_save,
+            "label": f"{generation:06d}",
+            "retained": self._stays,
+            "essential": self._always,
+            "before": before,
+        }
 
     def _always(self) -> set[int]:
         best = self.state.best if self.state else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from isotone.errors import InputOutputError
@@ -28,14 +29,17 @@ def read_manifest(folder: Path) -> dict[str, Json]:
     return files
 
 
-def damage(folder: Path, *, past_cache: bool = False) -> str:
+def damage(folder: Path, *, past_cache: bool = False, only: Collection[str] | None = None) -> str:
     """What is wrong with a checkpoint, in words; empty if every byte is as it was written.
 
     Args:
         past_cache: read the disk itself, not what the system remembers of it.
+        only: look at these files of it; None: at all.
     """
     try:
         for name, entry in read_manifest(folder).items():
+            if only is not None and name not in only:
+                continue
             path = Path(folder) / name
             if past_cache:
                 drop_from_memory(path)

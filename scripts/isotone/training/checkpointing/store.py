@@ -26,7 +26,8 @@ from torch import Tensor
 from isotone.errors import InputOutputError
 from isotone.records import Json, file_digest, read_json, sync_folder
 from isotone.training.checkpointing.manifest import MANIFEST, SCHEMA, damage, read_manifest
-from isotone.training.checkpointing.tensors import read_tensors, write_tensors
+from isotone.training.checkpointing.parts import joined
+from isotone.training.checkpointing.tensors import check_file, read_tensors, write_tensors
 
 _STEP = re.compile(r"step-(\d{9})$")
 TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ECONNRESET, errno.ENETDOWN}
@@ -60,11 +61,12 @@ def with_patience(action: Callable[[], T], *, tries: int = 5, first_wait: float 
 class Store:
     """The checkpoints of one generation."""
 
-    def __init__(self, folder: Path, event: Callable[..., None]) -> None:
+    def __init__(self, folder: Path, event: Callable[..., None], *, clear: bool = True) -> None:
         """Clear away what a killed trainer left half-written or half-deleted.
 
         Args:
             event: takes a kind and facts, for events.jsonl.
+            clear: False in processes that share the folder with one that does.
 
         Raises:
             OSError: if nothing can be written there.
@@ -72,7 +74,7 @@ class Store:
         self.folder, self.event = Path(folder), event
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "not writable", str(self.folder))
-        for leftover in [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
+        for leftover in [] if not clear else [*self.folder.glob(".tmp-*"), *self.folder.glob(".trash-*")]:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def path(self, step: int) -> Path:
@@ -105,8 +107,22 @@ class Store:
                     f"{name}.safetensors": pool.submit(write_tensors, part / f"{name}.safetensors", group)
                     for name, group in tensors.items()
                 }
-            files = {name: job.result() for name, job in jobs.items()}
-            files["progress.json"] = _write_json(part / "progress.json", progress)
+            self.commit(part, step, {name: job.result() for name, job in jobs.items()}, progress)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+    def commit(self, part: Path, step: int, files: dict[str, Json], progress: Json) -> None:
+        """Make a checkpoint of a folder whose tensors are written and durable.
+
+        Args:
+            files: their entries of the manifest.
+
+        Raises:
+            OSError: and then nothing of it is left.
+        """
+        try:
+            files = {**files, "progress.json": _write_json(part / "progress.json", progress)}
             _write_json(part / MANIFEST, {"schema": SCHEMA, "step": step, "files": files})
             sync_folder(part)
             os.rename(part, self.path(step))
@@ -115,17 +131,31 @@ class Store:
             raise
         sync_folder(self.folder)
 
-    def verify(self, step: int) -> None:
+    def files(self, step: int) -> dict[str, Json]:
+        """The manifest's entries of a checkpoint, by file.
+
+        Raises:
+            InputOutputError: if it has none.
+        """
+        return read_manifest(self.path(step))
+
+    def verify(self, step: int, only: Collection[str] | None = None) -> None:
         """Read one checkpoint back from the disk, past the page cache.
+
+        Args:
+            only: these files of it; None: all.
 
         Raises:
             InputOutputError: if it is not what its manifest says.
         """
-        if found := damage(self.path(step), past_cache=True):
+        if found := damage(self.path(step), past_cache=True, only=only):
             raise InputOutputError(f"{self.path(step)} does not read back: {found}")
 
-    def read(self, step: int) -> Checkpoint:
+    def read(self, step: int, *, tensors: bool = True) -> Checkpoint:
         """Read and verify one checkpoint.
+
+        Args:
+            tensors: False: verify them, but keep none (a sharded run reads its own rows then).
 
         Raises:
             InputOutputError: if it is damaged.
@@ -135,24 +165,28 @@ class Store:
             files = read_manifest(folder)
             with ThreadPoolExecutor(3) as pool:
                 jobs = {
-                    name.removesuffix(".safetensors"): pool.submit(read_tensors, folder / name, entry)
+                    name: pool.submit(read_tensors if tensors else check_file, folder / name, entry)
                     for name, entry in files.items()
                     if name.endswith(".safetensors")
                 }
-            tensors = {name: job.result() for name, job in jobs.items()}
+            found = {name: job.result() or {} for name, job in jobs.items()}
+            whole = joined(files, found) if tensors else {}
             if file_digest(folder / "progress.json") != files["progress.json"]["sha256"]:
                 raise InputOutputError(f"{folder / 'progress.json'} does not have the SHA-256 that its manifest says")
-            return Checkpoint(step, read_json(folder / "progress.json"), tensors)
+            return Checkpoint(step, read_json(folder / "progress.json"), whole)
         except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
             raise InputOutputError(f"{folder} is not a whole checkpoint ({error!r})") from None
 
-    def newest(self, fits: Callable[[Json], bool], before: int | None = None) -> Checkpoint | None:
+    def newest(
+        self, fits: Callable[[Json], bool], before: int | None = None, *, tensors: bool = True
+    ) -> Checkpoint | None:
         """The newest checkpoint that is whole; damaged ones are put aside, never deleted.
 
         Args:
             fits: whether a checkpoint belongs to this run's history, by its progress;
                 one that does not is deleted.
             before: only steps below this one.
+            tensors: whether they are kept; see `read`.
 
         Raises:
             InputOutputError: if there are checkpoints and every one is damaged.
@@ -161,7 +195,7 @@ class Store:
             if before is not None and step >= before:
                 continue
             try:
-                found = with_patience(lambda step=step: self.read(step))  # type: ignore[misc]
+                found = with_patience(lambda step=step: self.read(step, tensors=tensors))  # type: ignore[misc]
             except InputOutputError as error:
                 aside = self.folder / f"damaged-{self.path(step).name}-{int(time.time())}"
                 os.rename(self.path(step), aside)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from isotone.errors import InputOutputError
-from isotone.records import Json
+from isotone.records import Json, file_digest
 
 CHUNK = 8 << 20
 _NAMES = {
@@ -115,3 +115,13 @@ def read_tensors(path: Path, expected: Json) -> dict[str, Tensor]:
         low, high = entry["data_offsets"]
         found[name] = data[low:high].view(_TYPES[entry["dtype"]]).view(entry["shape"])
     return found
+
+
+def check_file(path: Path, expected: Json) -> None:
+    """Insist on a file's size and digest without keeping what is in it.
+
+    Raises:
+        InputOutputError: if it is not what the manifest says.
+    """
+    if os.stat(path).st_size != expected["size"] or file_digest(path) != expected["sha256"]:
+        raise InputOutputError(f"{path} does not have the size and SHA-256 that its manifest says")

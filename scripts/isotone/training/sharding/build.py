@@ -12,12 +12,20 @@ from isotone.config.constraint import Constraint
 from isotone.config.training import Operation, Training
 from isotone.constraints import guard_precision, whole_maps
 from isotone.data.blocks import Blocks
+from isotone.training.checkpointing.lease import Lease
 from isotone.training.engine import Engine
+from isotone.training.faults import Ledger
+from isotone.training.inputs import Run
+from isotone.training.schedule import Schedule
+from isotone.training.sharding.checkpointer import ShardedCheckpointer
 from isotone.training.sharding.gather import ShardedGatherer
 from isotone.training.sharding.model import Shards
 from isotone.training.sharding.optimizer import ShardedOptimizer, whole_scales
 from isotone.training.sharding.start import Weights, bare_model, stored_names
-from isotone.training.world import World
+from isotone.training.sharding.stepper import ShardedStepper
+from isotone.training.telemetry.events import Events
+from isotone.training.telemetry.history import History
+from isotone.training.world import TIMEOUT, World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,6 +35,7 @@ class ShardedEngine(Engine):
     """An engine whose model is gathered layer by layer."""
 
     shards: Shards
+    keeps_casts = False
 
     def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Summed negative log-likelihood of a batch; every process must call it equally often."""
@@ -78,3 +87,31 @@ def sharded(
         decay_weight=constraint.weight_decay_on == "weight",
     )
     return Sharded(training, world, engine, optimizer)
+
+
+def build_sharded(
+    run: Run,
+    world: World,
+    events: Events,
+    lease: Lease | None,
+    train: Blocks,
+    schedule: Schedule,
+    ledger: Ledger,
+    teacher: PreTrainedModel | None,
+) -> tuple[ShardedStepper, ShardedCheckpointer, History | None]:
+    """The parts of a sharded run that differ from another's; all processes call it."""
+    job, operation = run.job, run.operation
+    parts = sharded(run.start, job.constraint, job.training, world, teacher=teacher)
+    gather = parts.gatherer(operation, job.seed, train, events)
+    stepper = ShardedStepper(world, parts.engine, parts.optimizer, gather, schedule, events)
+    history = History(run.folder / "history.csv", parts.optimizer.used_groups()) if world.leads else None
+    checkpointer = ShardedCheckpointer(operation, schedule, ledger)
+    stepper.saver = checkpointer.hold_part(
+        world,
+        lease,
+        parts.optimizer,
+        events=events,
+        before=history.sync if history else lambda: None,
+        timeout=TIMEOUT,
+    )
+    return stepper, checkpointer, history

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from isotone.data.blocks import UNSCORED
+from isotone.errors import Unfinished
+from isotone.training.engine import is_out_of_memory
 from isotone.training.gather import Gatherer
 from isotone.training.reader import Reader
 from isotone.training.sharding.optimizer import ShardedOptimizer
@@ -37,10 +39,19 @@ class ShardedGatherer(Gatherer):
         )
 
     def _accumulate(self, state: TrainerState, flat: Tensor, rows: Tensor) -> None:
+        try:
+            self._take_turns(state, flat, rows)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):  # nobody else would answer: the others sit in a collective
+                raise Unfinished("Memory ran out in this process.") from error
+            raise
+
+    def _take_turns(self, state: TrainerState, flat: Tensor, rows: Tensor) -> None:
         if self.reader is None:
             raise ValueError("deal before gathering")
         size, exact = state.micro_batch_size, self.training.reduction == "exact"
         self.tree.clear()
+        self.tree.use(flat)  # a whole buffer less: nothing else is in it while the tree grows
         batch = self.reader.get(state.step)
         losses: list[Tensor] = []
         for turn in range(self.turns):
@@ -52,11 +63,13 @@ class ShardedGatherer(Gatherer):
                 leaf = len(rows)
                 inputs_BT, targets_BT = unscored(batch.inputs_BT[:size])
             losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=state.step, micro_batch=leaf))
-            self.optimizer.collect(add=not exact and turn > 0)
-            if exact and self.turns > 1:
-                self.tree.add(flat)
+            if exact:
+                self.tree.add_by(self.optimizer.collect, like=flat)
+            else:
+                self.optimizer.collect(flat, turn > 0)
         rows[list(self.leaves), 0] = torch.stack(losses[: len(self.leaves)]).double().cpu()
-        self.tree.take(flat)
+        if exact:
+            self.tree.take(flat)
 
     def _reduce(self, flat: Tensor) -> None:
         """Each turn was summed over processes already."""

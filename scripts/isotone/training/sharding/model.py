@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from isotone.config.training import Training
-from isotone.models import family_of
+from isotone.models import family_of, head_of
 from isotone.training.sharding.reduction import TreeReduceScatter
 from isotone.training.sharding.slices import Rows
 from isotone.training.sharding.start import Weights
@@ -59,8 +59,12 @@ class Shards:
         }
         for layer in family_of(model).layers(model):
             fully_shard(layer, reshard_after_forward=True, **options)
+        embedding = model.get_input_embeddings()
+        if embedding.get_parameter("weight") is not head_of(model).weight_VD:  # else it stays, as the head does
+            fully_shard(embedding, reshard_after_forward=True, **options)
         self.root: Any = fully_shard(Root(model, loss), reshard_after_forward=False, **options)
-        for module in nn.Module.modules(self.root):
+        modules: list[Any] = list(cast("nn.Module", self.root).modules())
+        for module in modules:
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)

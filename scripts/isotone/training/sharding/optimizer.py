@@ -110,36 +110,28 @@ class ShardedOptimizer(Optimizer):
         return self._given_scales[name]
 
     @torch.no_grad()
-    def collect(self, *, add: bool = False) -> None:
-        """Move the summed gradients of the leaves that all processes have just passed to the flat buffer.
+    def collect(self, into: Tensor, add: bool) -> None:
+        """Move the summed gradients of the leaves that all processes have just passed to a buffer.
 
         Args:
+            into: laid out as ``flat``.
             add: to what is there, instead of overwriting it.
         """
         vectors: dict[str, Tensor] = {}
+        sizes = [value.numel() for value in self.parameters.values()]
+        places = dict(zip(self.parameters, into.split(sizes), strict=True))
         for name, grad in self.shards.take_gradients():
-            if name not in self.parameters:
+            if name not in places:
                 continue
             if self.shards.rows[name].is_whole:
                 vectors[name] = torch.zeros_like(self.parameters[name]) if grad is None else grad
             else:
-                self._put(name, grad, add=add)
-        if not vectors:
-            return
-        total = sum_replicated(torch.cat([grad.view(-1) for grad in vectors.values()]), self.shards.world.size)
-        for (name, grad), part in zip(
-            vectors.items(), total.split([grad.numel() for grad in vectors.values()]), strict=True
-        ):
-            self._put(name, part.view_as(grad), add=add)
-
-    def _put(self, name: str, grad: Tensor | None, *, add: bool) -> None:
-        view = self.parameters[name].grad
-        if view is None:
-            raise ValueError(f"{name} has no place in the gradients")
-        if not add:
-            view.zero_() if grad is None else view.copy_(grad)
-        elif grad is not None:
-            view.add_(grad)
+                _put(places[name], grad, add=add)
+        if vectors:
+            total = sum_replicated(torch.cat([grad.view(-1) for grad in vectors.values()]), self.shards.world.size)
+            parts = total.split([grad.numel() for grad in vectors.values()])
+            for name, part in zip(vectors, parts, strict=True):
+                _put(places[name], part, add=add)
 
     def _norm(self, names: Sequence[str]) -> Tensor | None:
         """The norm that `torch.nn.utils.get_total_norm` gives for whole tensors, bit by bit.
@@ -166,3 +158,13 @@ class ShardedOptimizer(Optimizer):
             if self.rows[name].is_whole:
                 norms[index] = torch._foreach_norm([grad])[0].cpu()
         return torch.linalg.vector_norm(norms.to(world.device))
+
+
+def _put(place: Tensor, grad: Tensor | None, *, add: bool) -> None:
+    if grad is None:
+        if not add:
+            place.zero_()
+    elif add:
+        place.add_(grad.reshape(-1))
+    else:
+        place.copy_(grad.reshape(-1))
