@@ -90,11 +90,11 @@ def test_a_full_disk_of_one_process_is_every_processes(cut: Case, whole: Case) -
 
 
 def test_memory_that_runs_out_in_one_process_ends_all_and_the_next_start_takes_less(tmp_path: Path) -> None:
-    """Activations of 32 MiB and more, as in test_faults, with the limit on the second process alone."""
+    """Activations of 64 MiB and more, as in test_faults, with the limit on the second process alone."""
     study = Study.make(
         tmp_path / "study", model={"constraint": CONSTRAINED, "hidden_size": 64, "intermediate_size": 2048}
     )
-    wide = {"training": {"global_batch": 512, "micro_batch_size": 256, "epochs": 32, "validation_blocks": 2}}
+    wide = {"training": {"global_batch": 1024, "micro_batch_size": 512, "epochs": 64, "validation_blocks": 2}}
     case, ends = Case(study, tmp_path / "limited", wide, FULL), []
     while not ends or ends[-1] != [0, 0]:
         starts = _start(case, [None, None], limits=[{}, {"extra_memory": 350 << 20}])
@@ -104,7 +104,7 @@ def test_memory_that_runs_out_in_one_process_ends_all_and_the_next_start_takes_l
             (tmp_path / "limited/log-1.txt").read_text()[-3000:],
         )
     assert len(ends) > 1, "the memory sufficed"
-    assert case.result()["micro_batch_size"] == 256 >> len(ends) - 1
+    assert case.result()["micro_batch_size"] == 512 >> len(ends) - 1
     assert case.result()["bitwise"] is False
 
 
