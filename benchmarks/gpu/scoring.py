@@ -56,7 +56,7 @@ def difference_to_fp64(plan: Plan, shape: dict[str, int]) -> tuple[str, bool]:
         losses.append(torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none").cpu())
     plain, exact = losses
     errors = [float((found - exact).abs().mean()) for found in (ours, plain)]
-    return f"scorer {errors[0]:.1e}, plain {errors[1]:.1e} nats", errors[0] < 2e-6
+    return f"scorer {errors[0]:.1e}, plain {errors[1]:.1e} nats", errors[0] < 2e-5
 
 
 def run(record: Record, plan: Plan) -> None:
@@ -77,7 +77,7 @@ def run(record: Record, plan: Plan) -> None:
     }
     batches = (1, 8) if plan.tiny else (4, 16)
     exact = difference_to_fp64(plan, shape)
-    record.row("losses in fp32 against fp64", exact[0], "2e-6 nats a token on average", exact[1])
+    record.row("losses in fp32 against fp64", exact[0], "2e-5 nats a token on average", exact[1])
     for name, lengths in kinds.items():
         texts = [stream(count, shape["vocab_size"], seed) for seed, count in enumerate(lengths)]
         windows = [window for ids in texts for window in rolling(ids, length, 0)]

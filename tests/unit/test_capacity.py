@@ -82,6 +82,20 @@ def test_memory_grows_with_the_leaf_and_shrinks_with_checkpointing():
     assert small.activations < large.activations and kept.total < large.total
 
 
+@pytest.mark.parametrize(
+    ("settings", "peak"),
+    [
+        ({"micro_batch_size": 8, "gradient_checkpointing": True}, 40.6),
+        ({"micro_batch_size": 4}, 58.7),
+        ({"micro_batch_size": 8}, 67.8),
+    ],
+)
+def test_memory_is_that_of_an_h200_and_never_less(settings, peak):
+    """Peaks in GiB of Pythia-1.4B's shape, global batch 32, exact, softplus: benchmarks/RESULTS.md."""
+    training = Training(global_batch=32, length=2048, precision="bf16", **settings)
+    assert peak <= training_memory(KNOWN["EleutherAI/pythia-1.4b"], training).total / GIB <= 1.25 * peak
+
+
 def test_what_fits_nowhere_is_refused_with_the_arithmetic():
     shape = KNOWN["meta-llama/Llama-3.1-8B"]
     with pytest.raises(ConfigurationError, match=r"8\.03 billion parameters x 18\.8 bytes .* = 141 GiB .* has 80 GiB"):

@@ -1,7 +1,8 @@
 """fp32 products on tensor cores: every factor in two parts that TF32 holds, three products, sums in fp32.
 
 An H100 multiplies fp32 at 51 TFLOP/s and TF32 (10 bits of mantissa) at 408, measured. A factor x is hi + lo, hi its first 10 bits and
-lo the exact rest; ``hi hi' + hi lo' + lo hi'`` leaves out only lo lo', 2^-22 of the result.
+lo the exact rest; ``hi hi' + hi lo' + lo hi'`` leaves out only lo lo', 2^-22 of the result. Tensor cores add up less exactly
+than fp32 does: a token's loss under 4 layers of Pythia-1.4B's width is 1.1e-5 nats from fp64's, in plain fp32 1.2e-6 (measured).
 
 Shape suffixes: N = rows, I = inputs, O = outputs.
 
