@@ -69,7 +69,7 @@ def test_every_missing_file_is_named_with_the_command_that_makes_it(study: Study
         (folder / name).unlink()
         with pytest.raises(ConfigurationError) as found:
             load_evidence(study, folder)
-        assert f"snakemake --profile profiles/local {folder / name}`" in str(found.value)
+        assert f"`snakemake {folder / name} --profile profiles/local --configfile {folder}/config.yaml`" in str(found.value)
         (folder / name).write_bytes(kept)
     load_evidence(study, folder)
 

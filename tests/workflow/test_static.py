@@ -20,8 +20,9 @@ def blocks() -> dict[str, str]:
     return found
 
 
-def test_no_profile_is_called_default() -> None:
-    assert not (ROOT / "profiles/default").exists()
+def test_the_default_profile_says_nothing_but_what_is_printed() -> None:
+    """Snakemake reads it whatever other profile is named: anything else in it would change every user's run."""
+    assert set(yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())) == {"quiet"}
     assert {path.name for path in (ROOT / "profiles").iterdir() if path.is_dir()} >= {"local", "slurm"}
 
 

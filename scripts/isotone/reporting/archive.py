@@ -6,7 +6,7 @@ import gzip
 import io
 import tarfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from isotone.config.schema import as_mapping
 from isotone.config.study import Study, read_study
@@ -95,8 +95,14 @@ def unpack(archive: Path, into: Path) -> Path:
     into.mkdir(parents=True, exist_ok=True)
     try:
         with tarfile.open(archive, "r:gz") as opened:
-            opened.extractall(into, filter="data")
-            top = opened.getnames()[0].split("/")[0]
+            members = opened.getmembers()
+            for member in members:
+                place = PurePosixPath(member.name)
+                if not (member.isfile() or member.isdir()) or place.is_absolute() or ".." in place.parts:
+                    raise tarfile.TarError(f"{member.name} is no plain file below one folder")
+            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not before Python 3.11.4
+            opened.extractall(into, members, **safely)
+            top = members[0].name.split("/")[0]
     except (OSError, tarfile.TarError, EOFError, IndexError) as error:
         raise InputOutputError(f"{archive} is no whole archive of a study ({error}). Copy it again.") from None
     folder = into / top
