@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.resume.elastic import run_together, start_together
+from tests.resume.elastic import free_port, run_together, start_together
 from tests.resume.forks import wait_for
 from tests.resume.runs import Case, weights
 from tests.resume.tiny import ROOT
@@ -30,6 +30,18 @@ def test_processes_may_change_from_start_to_start(case: Case, undisturbed: str) 
         assert codes == [75 if size < 4 else 0] * size, case.text()
     assert weights(case.place) == undisturbed
     assert [event["processes"] for event in [*case.events("start"), *case.events("resume")]] == [1, 2, 4]
+
+
+def test_processes_whose_clocks_differ_save_together(case: Case, undisturbed: str) -> None:
+    """A save by time is due in one process steps before it is in the other."""
+    settings = ({"save_every_minutes": 1e-6}, {"save_every_minutes": 60.0})
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    starts = [
+        case.start(variables=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, operation=operation)
+        for rank, operation in enumerate(settings)
+    ]
+    assert [start.wait() for start in starts] == [0, 0], case.text()
+    assert weights(case.place) == undisturbed
 
 
 def test_fast_reduction_agrees_to_a_millionth(study: object, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class Loop:
                 self.state.step += 1
             else:
                 self._step()
-            if self.state.step > step and self.checkpointer.due(self.state.step):
+            if self.state.step > step and self._save_is_due():
                 self._save()
         with self.observers.working("saving"):
             self.checkpointer.join()
@@ -222,6 +222,11 @@ class Loop:
         self.observers.on_row(row, self.state)
 
     # Saving and stopping
+
+    def _save_is_due(self) -> bool:
+        """Whether the state is saved now, the same in every process: their clocks differ, so they vote."""
+        due = self.checkpointer.due(self.state.step)
+        return self.world.any(due)[0] if self.checkpointer.operation.save_every_minutes else due
 
     def _save(self) -> None:
         """Save, while the other processes wait: a slow disk is no hang."""

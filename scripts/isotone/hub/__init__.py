@@ -1,0 +1,1 @@
+"""Talking to a hub: what its failures mean, and trying again."""
