@@ -36,15 +36,16 @@ test: $(READY)  ## the whole test suite
 	@$(LOCAL) $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --cov=isotone --cov-report=term --floors
 
 check: $(READY)  ## formatting, linting, types and the fast tests
-	@$(BIN)/ruff format --check scripts tests benchmarks
-	@$(BIN)/ruff check scripts tests benchmarks
+	@$(BIN)/ruff format --check scripts tests benchmarks docs
+	@$(BIN)/ruff check scripts tests benchmarks docs
 	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/mypy
+	@$(BIN)/python docs/architecture.py --check
 	@$(LOCAL) $(BIN)/snakemake --lint
 	@$(LOCAL) $(BIN)/python -m pytest tests/unit -m "not slow"
 
 format: $(READY)  ## format everything
-	@$(BIN)/ruff format scripts tests benchmarks && $(BIN)/ruff check --fix scripts tests benchmarks
+	@$(BIN)/ruff format scripts tests benchmarks docs && $(BIN)/ruff check --fix scripts tests benchmarks
 	@$(BIN)/snakefmt Snakefile rules
 
 schema: $(READY)  ## write config/schema.yaml and config/README.md from the settings

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from isotone.attacks import hotflip
 from isotone.attacks.documents import read_manifest
-from isotone.attacks.hotflip import GradientProposals
+from isotone.attacks.gradient import GradientProposals
 from isotone.attacks.objective import TextObjective
 from isotone.evaluation.scoring import Scorer
 from isotone.models import load_model, load_tokenizer, prefix_token

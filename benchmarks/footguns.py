@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from attack_setting import documents_and_vocabulary
 from isotone.attacks import hotflip, measure, query
-from isotone.attacks.hotflip import GradientProposals, Ranking
+from isotone.attacks.gradient import GradientProposals, Ranking
 from isotone.attacks.measure import rank_correlation
 from isotone.attacks.objective import TextObjective
 from isotone.attacks.proposals import with_saturation

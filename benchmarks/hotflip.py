@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from attack_setting import documents_and_vocabulary
 from isotone.attacks import hotflip, measure, query
-from isotone.attacks.hotflip import GradientProposals, Ranking
+from isotone.attacks.gradient import GradientProposals, Ranking
 from isotone.attacks.objective import TextObjective
 from isotone.evaluation.scoring import Scorer
 from small_model import load

@@ -24,9 +24,9 @@ from pathlib import Path
 from isotone import environment
 from isotone.config.constraint import Constraint
 from isotone.config.data import Architecture, Model
-from isotone.config.schema import as_mapping, parse
 from isotone.config.training import Operation, Training, TrainJob
 from isotone.records import read_json, write_json
+from isotone.schema import as_mapping, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 LENGTH, BATCH = 256, 8

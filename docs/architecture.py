@@ -19,7 +19,18 @@ LIBRARY = HERE.parent / "scripts/isotone"
 PAGE, PICTURE = HERE / "architecture.md", HERE / "architecture.svg"
 BEGIN, END = "<!-- rooms: written by docs/architecture.py -->", "<!-- end of rooms -->"
 # What every room uses; nothing else lies loose.
-ROOT = {"__init__", "__main__", "devices", "environment", "errors", "layout", "progress", "provenance", "records", "schema"}
+ROOT = {
+    "__init__",
+    "__main__",
+    "devices",
+    "environment",
+    "errors",
+    "layout",
+    "progress",
+    "provenance",
+    "records",
+    "schema",
+}
 WIDTH, BOX, ROW = 860, 132, 78
 
 

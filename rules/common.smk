@@ -14,9 +14,9 @@ from isotone.attacks.registry import SPECS
 from isotone.cluster import executor, local
 from isotone.config.constraint import Init
 from isotone.config.data import SPLITS, Corpus, Setup, Tokens
-from isotone.config.reading import read_mapping
-from isotone.config.schema import as_mapping
-from isotone.config.study import read_study
+from isotone.studies.reading import read_mapping
+from isotone.schema import as_mapping
+from isotone.studies.study import read_study
 from isotone.errors import ConfigurationError
 from isotone.layout import of_study
 from isotone.planning.preflight import check_study

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from isotone import errors, records
 from isotone.config.constraint import Init
-from isotone.config.schema import parse
+from isotone.schema import parse
 
 
 def main() -> int | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from isotone import environment, errors
 from isotone.attacks.registry import SPECS
-from isotone.config.attacks import AttackJob
-from isotone.config.schema import parse
+from isotone.attacks.settings import AttackJob
+from isotone.schema import parse
 
 
 def main() -> int:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 from isotone import environment, errors
-from isotone.config.evaluation import DocumentsJob
-from isotone.config.schema import parse
+from isotone.attacks.settings import DocumentsJob
+from isotone.schema import parse
 
 
 def main() -> int:

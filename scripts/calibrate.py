@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isotone import environment, errors
-from isotone.config.schema import as_mapping, parse, setting
+from isotone.schema import as_mapping, parse, setting
 
 
 @dataclass(frozen=True)

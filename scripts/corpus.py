@@ -19,9 +19,9 @@ def main() -> None:
     environment.prepare()
 
     from isotone.config.data import Corpus
-    from isotone.config.schema import as_mapping, parse
     from isotone.data.readers.sources import make_corpus
     from isotone.records import whole_folder, write_marker
+    from isotone.schema import as_mapping, parse
 
     settings = parse(Corpus, json.loads(arguments.settings), "corpus.py --settings")
     start = time.monotonic()

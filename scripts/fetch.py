@@ -19,10 +19,10 @@ def main() -> None:
     environment.prepare(offline=False)
 
     from isotone.config.data import Fetch
-    from isotone.config.schema import as_mapping, parse
     from isotone.data.readers.sources import fetch_data
     from isotone.models.origins.hub import fetch_model
     from isotone.records import write_marker
+    from isotone.schema import as_mapping, parse
 
     settings = parse(Fetch, json.loads(arguments.settings), "fetch.py --settings")
     environment.say(environment.cache_sentence())

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from isotone import errors
-from isotone.config.study import read_study
+from isotone.studies.study import read_study
 
 
 def arguments() -> argparse.Namespace:

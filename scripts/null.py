@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from isotone import environment, errors, records
 from isotone.config.constraint import Constraint
-from isotone.config.schema import as_mapping, parse, section, setting
+from isotone.schema import as_mapping, parse, section, setting
 
 if TYPE_CHECKING:
     from torch import Tensor

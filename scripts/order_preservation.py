@@ -6,7 +6,7 @@ from pathlib import Path
 
 from isotone import environment, errors
 from isotone.config.evaluation import OrderJob
-from isotone.config.schema import parse
+from isotone.schema import parse
 
 
 def main() -> int:

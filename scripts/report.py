@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from isotone import errors
-from isotone.config.study import read_study
 from isotone.records import whole_file
+from isotone.studies.study import read_study
 
 
 def arguments() -> argparse.Namespace:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from isotone import errors
-from isotone.config.reading import study_of
 from isotone.layout import of_study
+from isotone.studies.reading import study_of
 
 LOCK = Path(".snakemake/isotone-driver.lock")
 

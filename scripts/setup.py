@@ -59,13 +59,13 @@ def main() -> None:
     environment.prepare()
 
     from isotone.config.data import Setup
-    from isotone.config.schema import as_mapping, parse
     from isotone.data.splits import facts_of, read_documents
     from isotone.models import load_tokenizer, save_model
     from isotone.models.origins import open_model
     from isotone.models.origins.causality import prove_causality
     from isotone.models.origins.facts import agreement_of, check_fit, check_splitter, forward_pass, model_facts
     from isotone.records import folder_digest, write_marker
+    from isotone.schema import as_mapping, parse
 
     settings = parse(Setup, json.loads(arguments.settings), "setup.py --settings")
     start = time.monotonic()

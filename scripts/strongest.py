@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from isotone import environment, errors
+from isotone.attacks.settings import AttackJob
 from isotone.attacks.strongest import strongest
-from isotone.config.attacks import AttackJob
-from isotone.config.schema import parse
 from isotone.records import file_digest, read_rows, write_marker, write_rows
+from isotone.schema import parse
 
 ROWS = "attack/1"
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import yaml
 from isotone import errors, records
-from isotone.config.reading import study_of
-from isotone.config.schema import as_mapping
-from isotone.config.study import Study
 from isotone.controls.selection import Measured, choose
+from isotone.schema import as_mapping
+from isotone.studies.reading import study_of
+from isotone.studies.study import Study
 
 PROGRAMS = Path(__file__).resolve().parent
 VARIANT = "greedy"

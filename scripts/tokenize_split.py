@@ -22,8 +22,8 @@ def main() -> None:
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
     from isotone.config.data import Tokens
-    from isotone.config.schema import parse
     from isotone.data.tokenisation import tokenise
+    from isotone.schema import parse
 
     settings = parse(Tokens, json.loads(arguments.settings), "tokenize_split.py --settings")
     processes = arguments.processes or environment.available_cpus()

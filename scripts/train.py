@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from isotone import environment, errors
-from isotone.config.schema import parse
 from isotone.config.training import Operation, TrainJob
-from isotone.training.identity import identify, state_root
+from isotone.layout import state_root
+from isotone.schema import parse
+from isotone.training.identity import identify
 from isotone.training.inputs import Outputs, Run
 from isotone.training.supervision.outcome import check_start
 from isotone.training.supervision.startlog import keep_log

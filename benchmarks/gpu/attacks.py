@@ -92,7 +92,7 @@ def measure(
 
 def run(record: Record, plan: Plan) -> None:
     """Texts of 256 and 1024 tokens."""
-    from isotone.attacks.hotflip import Ranking
+    from isotone.attacks.gradient import Ranking
     from isotone.attacks.objective import TextObjective
     from isotone.attacks.vocabulary import Vocabulary
     from isotone.evaluation.scoring import Scorer

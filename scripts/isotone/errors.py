@@ -53,6 +53,11 @@ class Diverged(IsotoneError):
     code = DIVERGED
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def last_line(code: int, message: str = "") -> str:
     """How a program ended, in one line that people and the Slurm profile look for."""
     reason = f": {message.splitlines()[0]}" if message else ""

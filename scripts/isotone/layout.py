@@ -7,6 +7,7 @@ patterns of Snakemake and the paths of everybody else are the same text:
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,3 +240,9 @@ def command_for(folder: Path | str, target: str = "") -> str:
     """
     words = ["snakemake", target, "--profile profiles/local", f"--configfile {folder}/config.yaml"]
     return " ".join(word for word in words if word)
+
+
+def state_root(study_folder: Path) -> Path:
+    """Where the study's state folders are: ISOTONE_STATE, or ``state/`` beside the results."""
+    chosen = os.environ.get("ISOTONE_STATE")
+    return Path(chosen) if chosen else Path(study_folder) / "state"

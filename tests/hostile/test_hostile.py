@@ -14,14 +14,14 @@ import zipfile
 
 import pytest
 from isotone.config.data import Data, Model, Source
-from isotone.config.schema import parse
-from isotone.config.study import read_study
 from isotone.data.document import Troubles
 from isotone.data.readers.files import find_files, open_files
 from isotone.errors import ConfigurationError
 from isotone.models import load_model, save_model
 from isotone.models.origins import open_model
 from isotone.models.origins.gguf import find_gguf
+from isotone.schema import parse
+from isotone.studies.study import read_study
 
 from tests.unit.models_zoo import tiny, tiny_tokenizer
 

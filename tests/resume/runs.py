@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from isotone.config.schema import merge
 from isotone.records import file_digest
+from isotone.schema import merge
 
 from tests.resume.forks import Fault, Start
 from tests.resume.tiny import CONSTRAINED, Study

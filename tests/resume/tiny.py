@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from isotone.config.schema import merge
+from isotone.schema import merge
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY, LENGTH = 64, 16

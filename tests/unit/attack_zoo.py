@@ -8,10 +8,10 @@ import torch
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document, Manifest, eligible_positions, unigram_counts
 from isotone.attacks.objective import TextObjective
+from isotone.attacks.settings import AttackJob
 from isotone.attacks.vocabulary import Vocabulary, allowed_tokens, pieces_of
-from isotone.config.attacks import AttackJob
-from isotone.config.schema import parse
 from isotone.evaluation.scoring import Comparison, Scorer
+from isotone.schema import parse
 
 SMALL = {
     "shared": {"fresh_starts": 0, "crossed": 2},

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from isotone.attacks.registry import SPECS
 from isotone.attacks.spec import RESTART
-from isotone.config.schema import as_mapping
-from isotone.config.study import Study, read_study
 from isotone.records import digest_of
+from isotone.schema import as_mapping
+from isotone.studies.study import Study, read_study
 
 WORDS = ["and", "the", "lord", "said", "unto", "them", "go", "forth", "in", "peace", "water", "stone"]
 STRENGTH = {

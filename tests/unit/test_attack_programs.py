@@ -15,13 +15,14 @@ from isotone import models
 from isotone.attacks import documents as shared
 from isotone.attacks import prepare
 from isotone.attacks.job import attack
+from isotone.attacks.settings import AttackDocuments, DocumentsJob
 from isotone.attacks.transfer import transfer
 from isotone.attacks.vocabulary import allowed_tokens, pieces_of
-from isotone.config.evaluation import AttackDocuments, DocumentsJob, PerplexityJob
-from isotone.config.schema import parse
+from isotone.config.evaluation import PerplexityJob
 from isotone.errors import ConfigurationError
 from isotone.evaluation.job import perplexity
 from isotone.records import read_json, read_rows
+from isotone.schema import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [

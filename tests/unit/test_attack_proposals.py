@@ -7,7 +7,7 @@ import models_zoo as zoo
 import numpy as np
 import pytest
 import torch
-from isotone.attacks.hotflip import Ranking
+from isotone.attacks.gradient import Ranking
 from isotone.attacks.proposals import random_flips, rank_flips, with_saturation
 from isotone.attacks.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from isotone.attacks import hotflip, measure, revise
 from isotone.attacks.documents import Document
-from isotone.attacks.hotflip import GradientProposals
+from isotone.attacks.gradient import GradientProposals
 from isotone.attacks.objective import Ledger
 from isotone.attacks.search import Position, State, Trace
 

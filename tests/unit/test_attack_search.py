@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from isotone.attacks import gcg, hotflip, run, transfer
 from isotone.attacks.documents import Document
-from isotone.attacks.hotflip import GradientProposals
+from isotone.attacks.gradient import GradientProposals
 from isotone.attacks.objective import Ledger
 from isotone.attacks.proposals import Flip
 from isotone.attacks.query import RandomProposals

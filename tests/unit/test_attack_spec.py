@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from isotone.attacks.registry import SPECS
-from isotone.config.attacks import AttackJob, Attacks
-from isotone.config.schema import as_mapping, parse
-from isotone.config.study import Study
+from isotone.attacks.settings import AttackJob, Attacks
 from isotone.errors import ConfigurationError
 from isotone.reporting.final_results import build
 from isotone.reporting.page.html import render
 from isotone.reporting.page.paper import methods_tex, numbers_tex
+from isotone.schema import as_mapping, parse
+from isotone.studies.study import Study
 from synthetic_study import Planted, study_settings, write_study
 
 FORMS: dict[str, list[dict[str, Any]]] = {
@@ -73,7 +73,7 @@ def test_a_spec_agrees_with_itself(name: str, form: dict[str, Any]) -> None:
 
 
 def test_specs_are_read_without_torch() -> None:
-    code = "import sys, isotone.config.study; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, isotone.studies.study; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

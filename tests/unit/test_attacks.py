@@ -10,7 +10,7 @@ import pytest
 import torch
 from isotone.attacks import gcg, hotflip, measure, query, random_flips, run
 from isotone.attacks.documents import Document, Manifest
-from isotone.attacks.hotflip import GradientProposals
+from isotone.attacks.gradient import GradientProposals
 from isotone.attacks.proposals import Flip, fresh_flips
 from isotone.attacks.registry import SPECS
 from isotone.attacks.search import Plan, search

@@ -26,15 +26,15 @@ from isotone.commands import (
 from isotone.commands import state as state_command
 from isotone.commands.history import folder_size
 from isotone.commands.studies import known_studies, study_of_results
-from isotone.config.reading import study_of
-from isotone.config.schema import as_mapping
-from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
 from isotone.planning import estimate
 from isotone.planning.checks import disk as checks_disk
 from isotone.planning.checks import machine as checks
 from isotone.planning.checks.slurm import jobs_of, submission
 from isotone.records import file_digest
+from isotone.schema import as_mapping
+from isotone.studies.reading import study_of
+from isotone.studies.study import read_study
 
 RAW = {
     "study": "demo",

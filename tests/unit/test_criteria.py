@@ -4,9 +4,9 @@ import json
 
 import pytest
 from isotone.config.health import Criterion
-from isotone.config.schema import parse
 from isotone.config.training import Operation
 from isotone.errors import ConfigurationError
+from isotone.schema import parse
 from isotone.training.state import TrainerState
 from isotone.training.supervision.outcome import halted
 from isotone.training.telemetry.criteria import Judge

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from isotone.config.data import Data, Source
-from isotone.config.schema import parse
 from isotone.data.document import Document, Troubles
 from isotone.data.readers.files import open_files
 from isotone.data.readers.sources import make_corpus
 from isotone.errors import ConfigurationError
+from isotone.schema import parse
 
 TEXTS = [f"Text {index}: naïve 数 and some more words" for index in range(20)]
 ROWS = [json.dumps({"text": text}) for text in TEXTS]

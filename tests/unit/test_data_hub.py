@@ -6,11 +6,11 @@ import json
 
 import pytest
 from isotone.config.data import Data, Source
-from isotone.config.schema import parse
 from isotone.data.document import Troubles
 from isotone.data.readers import dataset as hub
 from isotone.data.readers.sources import fetch_data, make_corpus
 from isotone.errors import ConfigurationError
+from isotone.schema import parse
 
 SETTINGS = {"source": "hub", "name": "owner/texts", "revision": "v1"}
 
@@ -55,7 +55,7 @@ def test_a_broken_stream_goes_on_where_it_ended(dataset, monkeypatch):
 
     monkeypatch.setattr(hub, "_stream", breaks)
     monkeypatch.setattr(hub, "GROUP", 100)
-    monkeypatch.setattr("isotone.retries.FIRST", 0.0)
+    monkeypatch.setattr("isotone.hub.retries.FIRST", 0.0)
     assert [d.text for d in documents(Source(**SETTINGS))] == [f"train text number {index}" for index in range(400)]
     assert starts == [0, 130]
 

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from isotone.config.data import SPLITS, Data
-from isotone.config.schema import parse
 from isotone.data.document import Document, Troubles, normalise
 from isotone.data.readers import embedded
 from isotone.data.readers.sources import make_corpus
 from isotone.data.splits import build_splits, facts_of, place, read_documents, uniform
 from isotone.errors import ConfigurationError
+from isotone.schema import parse
 
 SHARES = {"train": 0.8, "validation": 0.05, "test": 0.05, "attack_search": 0.05, "attack_test": 0.05}
 

@@ -9,7 +9,7 @@ import pytest
 from isotone import environment
 from isotone.progress import Progress, duration, quantity
 
-LIGHT = ["isotone", "isotone.environment", "isotone.config.study", "isotone.commands.status", "isotone.commands.doctor",
+LIGHT = ["isotone", "isotone.environment", "isotone.studies.study", "isotone.commands.status", "isotone.commands.doctor",
          "isotone.commands.estimate", "isotone.commands.checkpoints", "isotone.commands.resume", "isotone.planning.capacity"]  # fmt: skip
 
 

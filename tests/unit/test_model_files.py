@@ -9,7 +9,6 @@ import models_zoo as zoo
 import pytest
 import torch
 from isotone.config.data import Model
-from isotone.config.study import read_study
 from isotone.errors import ConfigurationError
 from isotone.models import load_model, load_tokenizer, save_model
 from isotone.models.files import check_files
@@ -17,6 +16,7 @@ from isotone.models.folder import Loading
 from isotone.models.origins import open_model
 from isotone.models.origins.facts import check_fit
 from isotone.planning.preflight import check_study
+from isotone.studies.study import read_study
 from safetensors.torch import load_file, save_file
 
 IDS = zoo.random_ids(2, 9)

@@ -8,11 +8,11 @@ import sys
 import models_zoo as zoo
 import pytest
 from isotone.config.constraint import Constraint
-from isotone.config.schema import parse
 from isotone.config.training import Training, TrainJob
 from isotone.constraints import constrain
 from isotone.models import load_model, save_model
 from isotone.records import read_json
+from isotone.schema import parse
 from test_nulls import split
 
 

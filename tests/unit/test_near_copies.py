@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from isotone.config.data import Data, NearCopies, Tokens
 from isotone.config.evaluation import Perplexity
-from isotone.config.schema import parse
-from isotone.config.study import read_study
 from isotone.data.blocks import TokenSplit
 from isotone.data.near_copies import WORDS_PER_GRAM, grams, shares_in
 from isotone.data.readers.sources import make_corpus
 from isotone.data.tokenisation import tokenise
 from isotone.errors import ConfigurationError
 from isotone.planning.preflight import check_study
+from isotone.schema import parse
+from isotone.studies.study import read_study
 
 from tests.unit.models_zoo import tiny_tokenizer
 

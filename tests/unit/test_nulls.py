@@ -14,7 +14,6 @@ from isotone import records
 from isotone.attacks.documents import Document, write_manifest
 from isotone.attacks.vocabulary import Vocabulary
 from isotone.config.constraint import Calibration, Constraint
-from isotone.config.schema import as_mapping
 from isotone.constraints import calibration_ids, constrain
 from isotone.constraints.capture import calibration_blocks
 from isotone.controls.make import Noise, add_noise, make_null, mean_nll, scale_logits, solve
@@ -23,6 +22,7 @@ from isotone.errors import ConfigurationError
 from isotone.evaluation.scoring import Scorer
 from isotone.models import load_model, load_tokenizer, prefix_token, save_model
 from isotone.records import read_json, write_json
+from isotone.schema import as_mapping
 from transformers import AutoModelForCausalLM
 
 

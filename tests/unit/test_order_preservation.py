@@ -7,12 +7,12 @@ import pytest
 import torch
 from isotone import models
 from isotone.config.evaluation import OrderJob, OrderPreservation
-from isotone.config.schema import parse
 from isotone.errors import ConfigurationError
 from isotone.evaluation import graded
 from isotone.evaluation import order_preservation as order
 from isotone.evaluation.order_preservation_job import order_preservation
 from isotone.records import read_json, read_rows
+from isotone.schema import parse
 
 
 def chains(axes=3, length_of=lambda sentence: len(sentence.split())):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from isotone.config.schema import merge
-from isotone.config.study import read_study
+from isotone.schema import merge
+from isotone.studies.study import read_study
 
 
 def study(root, *names):

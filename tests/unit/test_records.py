@@ -110,7 +110,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
 
 
 def test_importing_the_light_parts_does_not_import_torch() -> None:
-    program = "import sys, isotone, isotone.config.study, isotone.records, isotone.planning.preflight, isotone.provenance; print('torch' in sys.modules)"
+    program = "import sys, isotone, isotone.studies.study, isotone.records, isotone.planning.preflight, isotone.provenance; print('torch' in sys.modules)"
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False" and time.monotonic() - started < 30

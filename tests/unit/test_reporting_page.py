@@ -12,7 +12,6 @@ from pathlib import Path
 
 import html5lib
 import pytest
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, canonical_json, read_json
 from isotone.reporting import final_results as final
@@ -22,6 +21,7 @@ from isotone.reporting.figures.draw import write_figures
 from isotone.reporting.figures.style import save
 from isotone.reporting.notify import notify
 from isotone.reporting.page.html import render
+from isotone.studies.study import Study
 from synthetic_study import Planted, settings_of, study_settings, write_study
 
 HOSTILE = "<script>document.title='broken'</script><img src=x onerror=alert(1)>\"'&\u2028"

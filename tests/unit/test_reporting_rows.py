@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError, InputOutputError, IsotoneError
 from isotone.records import read_json, write_json
 from isotone.reporting.evidence.expected import expected_files
 from isotone.reporting.evidence.read import load_evidence
 from isotone.reporting.evidence.rows import read_attack, read_clean
+from isotone.studies.study import Study
 from synthetic_study import study_settings, write_study
 
 ATTACK = "runs/mlp_in/seed-7/attacks/hotflip.jsonl"
@@ -69,7 +69,9 @@ def test_every_missing_file_is_named_with_the_command_that_makes_it(study: Study
         (folder / name).unlink()
         with pytest.raises(ConfigurationError) as found:
             load_evidence(study, folder)
-        assert f"`snakemake {folder / name} --profile profiles/local --configfile {folder}/config.yaml`" in str(found.value)
+        assert f"`snakemake {folder / name} --profile profiles/local --configfile {folder}/config.yaml`" in str(
+            found.value
+        )
         (folder / name).write_bytes(kept)
     load_evidence(study, folder)
 
@@ -130,8 +132,8 @@ def test_a_seed_counted_twice_is_refused(study: Study, folder: Path, spoil: Call
 
 
 def test_an_arm_declared_once_has_one_seed_and_is_no_duplicate(tmp_path: Path) -> None:
-    from isotone.config.schema import as_mapping
-    from isotone.config.study import read_study
+    from isotone.schema import as_mapping
+    from isotone.studies.study import read_study
 
     raw = as_mapping(study_settings(arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=("hotflip",), documents=10))
     raw["arms"]["mlp_in"]["seeds"] = "once"

@@ -176,7 +176,7 @@ def test_the_digest_knows_rows_and_not_costs(tmp_path: Path) -> None:
 def test_the_order_of_arms_in_the_settings_does_not_matter(tmp_path: Path) -> None:
     import json
 
-    from isotone.config.study import read_study
+    from isotone.studies.study import read_study
 
     study = study_settings(arms=("mlp_in", "baseline"), attacks=("hotflip",), resamples=400)
     write_study(tmp_path, study)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from isotone.config import document
-from isotone.config.schema import as_mapping, merge, parse, schema_of
-from isotone.config.study import Study, read_study
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError
+from isotone.schema import as_mapping, merge, parse, schema_of
+from isotone.studies import document
+from isotone.studies.study import Study, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = {"study": "x", "arms": {"baseline": {}}}

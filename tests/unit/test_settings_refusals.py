@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isotone.config.reading import read_mapping, read_overlays
-from isotone.config.schema import RENAMED, schema_of
-from isotone.config.study import Study, read_study
 from isotone.errors import ConfigurationError
+from isotone.schema import RENAMED, schema_of
+from isotone.studies.reading import read_mapping, read_overlays
+from isotone.studies.study import Study, read_study
 
 
 def study(**more: Any) -> Study:

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 from isotone.config.data import Architecture, Model
-from isotone.config.schema import parse
 from isotone.data.document import Document
 from isotone.data.splits import SplitWriter
 from isotone.errors import ConfigurationError
@@ -14,6 +13,7 @@ from isotone.models.origins import open_model
 from isotone.models.origins.causality import prove_causality
 from isotone.models.origins.facts import check_fit, check_splitter, forward_pass, model_facts, parameter_counts
 from isotone.models.origins.gguf import find_gguf
+from isotone.schema import parse
 from transformers import AutoModelForCausalLM
 
 from tests.unit.models_zoo import DECODERS, tiny, tiny_tokenizer

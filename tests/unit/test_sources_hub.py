@@ -9,9 +9,9 @@ import sys
 
 import pytest
 from huggingface_hub import errors as hub_errors
+from isotone.hub.network import is_transient
+from isotone.hub.retries import pauses, retry
 from isotone.models import save_model
-from isotone.models.origins.network import is_transient
-from isotone.retries import pauses, retry
 
 from tests.unit.fake_hub import COMMIT, hub
 from tests.unit.models_zoo import tiny, tiny_tokenizer

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from isotone.config.schema import merge
-from isotone.config.study import read_study
 from isotone.controls.selection import Measured, choose
 from isotone.errors import ConfigurationError
 from isotone.records import write_json
+from isotone.schema import merge
+from isotone.studies.study import read_study
 
 
 def arm(name, ratio, damage, **controls):

@@ -16,7 +16,6 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from isotone.config.constraint import Constraint
-from isotone.config.schema import merge, parse
 from isotone.config.training import Operation, TrainJob
 from isotone.constraints import weight_maps
 from isotone.data.blocks import Blocks, TokenSplit
@@ -24,6 +23,7 @@ from isotone.data.sample_order import samples
 from isotone.errors import ConfigurationError, Diverged, InputOutputError, Unfinished
 from isotone.models import load_model
 from isotone.records import file_digest
+from isotone.schema import merge, parse
 from isotone.training import engine, finish, micro_batch
 from isotone.training.identity import identify
 from isotone.training.inputs import Outputs, Run

@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 from isotone.config.training import Distillation, Training, TrainJob
 from isotone.errors import ConfigurationError, Diverged, Halted, InputOutputError, Unfinished
+from isotone.layout import state_root
 from isotone.training.checkpointing.lease import Lease, LostLease
-from isotone.training.identity import identify, model_digest, state_root
+from isotone.training.identity import identify, model_digest
 from isotone.training.supervision import supervisor as module
 from isotone.training.supervision.outcome import ResourceError, check_start, read_outcome, refuse, write_outcome
 from isotone.training.supervision.stop import Stop
@@ -61,7 +62,7 @@ def test_every_input_that_matters_changes_the_state_folder(inputs: SimpleNamespa
 
 
 def test_what_differs_is_said_in_words(inputs: SimpleNamespace) -> None:
-    from isotone.config.schema import as_mapping
+    from isotone.schema import as_mapping
 
     then = as_mapping(identity(inputs))
     now = identity(inputs, TrainJob(training=Training(learning_rate=0.5)))

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import yaml
-from isotone.config.schema import as_mapping, merge, schema_of
-from isotone.config.study import Study, read_study
+from isotone.schema import as_mapping, merge, schema_of
+from isotone.studies.study import Study, read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTING = {"aggregate", "figures", "report"}  # they are given the whole study

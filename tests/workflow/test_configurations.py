@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from isotone.config.data import SPLITS
-from isotone.config.schema import merge
-from isotone.config.study import Study, read_study
 from isotone.planning.capacity import shape_of, training_memory
+from isotone.schema import merge
+from isotone.studies.study import Study, read_study
 
 from tests.workflow.conftest import ROOT, copy_checkout, planned, run
 

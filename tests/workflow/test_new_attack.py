@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from isotone.attacks.proposals import Flip, flipped
 from isotone.attacks.search import State, begin
 from isotone.attacks.spec import AttackSpec, Cost
-from isotone.config.schema import setting
+from isotone.schema import setting
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isotone.attacks.objective import TextObjective
+from isotone.attacks.settings import AttackJob
 from isotone.attacks.vocabulary import Vocabulary
-from isotone.config.attacks import AttackJob
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer

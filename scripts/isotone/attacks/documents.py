@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isotone.attacks.settings import AttackDocuments
 from isotone.attacks.vocabulary import Vocabulary, survives
-from isotone.config.evaluation import AttackDocuments
 from isotone.errors import ConfigurationError
 from isotone.evaluation.perplexity import SHORTEST
 from isotone.records import digest_of, read_json, read_rows, write_json, write_rows

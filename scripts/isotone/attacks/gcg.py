@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from isotone.attacks.hotflip import GradientProposals
+from isotone.attacks.gradient import GradientProposals
 from isotone.attacks.proposals import Flip, surviving
 from isotone.attacks.search import Plan, Position, Trace, search
 from isotone.attacks.spec import AttackSpec, Cost, Effort
 from isotone.attacks.uat import trigger_cost
-from isotone.config.schema import setting
 from isotone.evaluation.streams import stream
+from isotone.schema import setting
 
 if TYPE_CHECKING:
     from isotone.attacks.context import Context
     from isotone.attacks.documents import Document
     from isotone.attacks.objective import Ledger, TextObjective
-    from isotone.config.attacks import Attacks
+    from isotone.attacks.settings import Attacks
 
 
 @dataclass(frozen=True)

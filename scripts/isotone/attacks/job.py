@@ -11,12 +11,12 @@ from isotone.attacks.context import Context
 from isotone.attacks.documents import Manifest, read_manifest
 from isotone.attacks.objective import TextObjective
 from isotone.attacks.run import run, summary
-from isotone.config.attacks import AttackJob
-from isotone.config.schema import as_mapping
+from isotone.attacks.settings import AttackJob
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.evaluation.journal import Journal
 from isotone.evaluation.scoring import Scorer
 from isotone.records import file_digest, folder_digest, read_json, write_marker, write_rows
+from isotone.schema import as_mapping
 
 ROWS, COST = "attack/1", "attack_cost/1"
 

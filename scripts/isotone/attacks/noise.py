@@ -18,14 +18,14 @@ import numpy as np
 
 from isotone.attacks.objective import check_numbers
 from isotone.attacks.spec import AttackSpec, Cost
-from isotone.config.schema import setting
 from isotone.errors import ConfigurationError
 from isotone.evaluation.streams import stream
+from isotone.schema import setting
 
 if TYPE_CHECKING:
     from isotone.attacks.context import Context
     from isotone.attacks.documents import Document
-    from isotone.config.attacks import Attacks
+    from isotone.attacks.settings import Attacks
     from isotone.records import Json
 
 KEYS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # neighbours on a row of the keyboard

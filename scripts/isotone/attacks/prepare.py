@@ -10,12 +10,12 @@ import numpy as np
 
 from isotone import models
 from isotone.attacks import documents as shared
+from isotone.attacks.settings import DocumentsJob
 from isotone.attacks.vocabulary import Vocabulary, allowed_tokens, pieces_of
-from isotone.config.evaluation import DocumentsJob
-from isotone.config.schema import as_mapping
 from isotone.data.blocks import TokenSplit
 from isotone.errors import ConfigurationError
 from isotone.records import read_json, whole_folder
+from isotone.schema import as_mapping
 
 
 def texts_of(split: TokenSplit) -> Iterator[tuple[str, np.ndarray]]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from isotone.attacks.proposals import Flip, random_flips, surviving
 from isotone.attacks.search import Plan, Position, Trace, search
 from isotone.attacks.spec import AttackSpec, Cost
-from isotone.config.schema import setting
 from isotone.evaluation.streams import stream
+from isotone.schema import setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from isotone.attacks.context import Context
     from isotone.attacks.documents import Document
     from isotone.attacks.objective import Ledger, TextObjective
+    from isotone.attacks.settings import Attacks
     from isotone.attacks.vocabulary import Vocabulary
-    from isotone.config.attacks import Attacks
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ from isotone.attacks.objective import Ledger, TextObjective, check_numbers, dama
 from isotone.attacks.proposals import Flip, flipped, random_flips, surviving
 from isotone.attacks.search import State, Trace, begin
 from isotone.attacks.spec import AttackSpec, Cost
-from isotone.config.schema import setting
 from isotone.evaluation.streams import stream
+from isotone.schema import setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
     from isotone.attacks.context import Context
     from isotone.attacks.documents import Document
+    from isotone.attacks.settings import Attacks
     from isotone.attacks.vocabulary import Vocabulary
-    from isotone.config.attacks import Attacks
 
 TRIES = 50  # draws for one flip before the text is left as it is (threat model `text`)
 

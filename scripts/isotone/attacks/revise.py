@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from isotone.attacks.hotflip import DEEP, GradientProposals
+from isotone.attacks.gradient import DEEP, GradientProposals
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers, damage
 from isotone.attacks.proposals import Flip, flipped, surviving
 from isotone.attacks.search import Position, State, Trace, score

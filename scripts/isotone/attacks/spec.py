@@ -1,7 +1,7 @@
 """What an attack is: one `AttackSpec`, from which rules, settings, gates, paper and estimate follow.
 
 Nothing here or in the module of an attack loads torch when it is imported: the workflow
-reads specs to make its rules. `docs/attacks.md` shows how to add one.
+reads specs to make its rules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from isotone.attacks.context import Context
     from isotone.attacks.documents import Document
     from isotone.attacks.search import Trace
-    from isotone.config.attacks import Attacks
+    from isotone.attacks.settings import Attacks
     from isotone.records import Json
 
     Search = Callable[[Context, Sequence[Document]], dict[str, list[Trace]]]

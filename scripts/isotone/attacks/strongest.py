@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isotone.attacks.spec import AttackSpec, Cost
-from isotone.config.schema import setting
 from isotone.errors import ConfigurationError
+from isotone.schema import setting
 
 if TYPE_CHECKING:
     from isotone.records import Json

@@ -20,13 +20,13 @@ from isotone.attacks.objective import Ledger
 from isotone.attacks.registry import SPECS
 from isotone.attacks.run import chunks
 from isotone.attacks.search import State, Trace
+from isotone.attacks.settings import AttackJob
 from isotone.attacks.trigger import by_length
-from isotone.config.attacks import AttackJob
-from isotone.config.schema import as_mapping
 from isotone.errors import ConfigurationError
 from isotone.evaluation.journal import Journal
 from isotone.progress import Progress
 from isotone.records import Json, file_digest, folder_digest, read_rows, write_marker, write_rows
+from isotone.schema import as_mapping
 
 ROWS, COST = "transfer/1", "transfer_cost/1"
 KEPT = ("document", "tokens", "clean_nll", "J", "self", "total", "reference_degradation", "top1_agreement", "kl")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from isotone.attacks.spec import AttackSpec, Cost, Effort
-from isotone.config.schema import setting
+from isotone.schema import setting
 
 if TYPE_CHECKING:
-    from isotone.config.evaluation import AttackDocuments
+    from isotone.attacks.settings import AttackDocuments
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 from isotone.commands.history import folder_size
 from isotone.commands.studies import study_of_results
 from isotone.errors import ConfigurationError, InputOutputError
+from isotone.layout import state_root
 from isotone.progress import Progress, duration
 from isotone.records import read_json, read_json_quietly
 from isotone.training.checkpointing.manifest import damage, read_manifest
-from isotone.training.identity import state_root
 
 STEP = re.compile(r"step-(\d{9})$")
 
@@ -90,10 +90,10 @@ def export(found: Found, study_folder: Path, target: Path) -> None:
         raise ConfigurationError(f"{start} is missing; it holds the configuration of {found.run}. Make it again first.")
     import torch
 
-    from isotone.config.schema import parse
     from isotone.config.training import TrainJob
     from isotone.constraints import weight_maps
     from isotone.models import load_model, load_tokenizer, save_model
+    from isotone.schema import parse
     from isotone.training.checkpointing.tensors import read_tensors
 
     # Not through the trainer's store: opening that clears away what a live trainer is writing.

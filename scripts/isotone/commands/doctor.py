@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotone.config.reading import study_of
 from isotone.planning.checks import machine as checks
 from isotone.planning.checks import slurm as checks_slurm
+from isotone.studies.reading import study_of
 
 MARKS = {"green": "ok  ", "yellow": "note", "red": "FAIL"}
 COLOURS = {"green": "\x1b[32m", "yellow": "\x1b[33m", "red": "\x1b[31m"}

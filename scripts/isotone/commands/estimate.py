@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from isotone.config.reading import study_of
 from isotone.planning.estimate import DEVICES, REACHED, Estimate, Stage
 from isotone.progress import duration, quantity
+from isotone.studies.reading import study_of
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isotone.errors import InputOutputError
+from isotone.layout import state_root
 from isotone.records import Json, read_json
-from isotone.training.identity import state_root
 
 QUIET, HIT = "drill-quiet", "drill"
 RUN = "runs/baseline/seed-42"

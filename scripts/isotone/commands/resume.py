@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from isotone.commands.studies import study_of_results
-from isotone.training.identity import state_root
+from isotone.layout import state_root
 from isotone.training.supervision.outcome import HALT
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from isotone.config import document
 from isotone.records import whole_file
+from isotone.studies import document
 
 
 def options(parser: argparse.ArgumentParser) -> None:

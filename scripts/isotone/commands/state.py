@@ -18,13 +18,13 @@ from typing import Any
 
 from isotone.commands.history import folder_size
 from isotone.commands.studies import study_of_results
-from isotone.config.schema import as_mapping
-from isotone.config.study import Study
 from isotone.errors import Unfinished
+from isotone.layout import state_root
 from isotone.progress import duration
 from isotone.records import read_json_quietly
+from isotone.schema import as_mapping
+from isotone.studies.study import Study
 from isotone.training.checkpointing.lease import Lease
-from isotone.training.identity import state_root
 
 NEEDED, ABANDONED, UNKNOWN, LIVE = "needed", "abandoned", "unknown", "in use"
 

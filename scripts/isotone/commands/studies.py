@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isotone.config.reading import study_of
-from isotone.config.schema import suggestion
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError
+from isotone.schema import suggestion
+from isotone.studies.reading import study_of
+from isotone.studies.study import Study
 
 RESULTS = Path("results")
 

@@ -17,9 +17,9 @@ from isotone.commands.history import (
     tail,
 )
 from isotone.config.data import SPLITS
-from isotone.config.study import Study
+from isotone.layout import state_root
 from isotone.records import read_json_quietly
-from isotone.training.identity import state_root
+from isotone.studies.study import Study
 from isotone.training.supervision.liveness import FAILED, KILLED, judge
 from isotone.training.supervision.outcome import halted
 from isotone.training.telemetry.gpu import recent_use

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
+from isotone.schema import section, setting
 
 VERSION = 1  # raise it when the start of an arm is computed otherwise from the same settings
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
+from isotone.schema import section, setting
 
 # Raise one when its program computes something else from the same settings.
 CORPUS_VERSION = 1

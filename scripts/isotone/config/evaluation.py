@@ -1,15 +1,12 @@
-"""Settings of perplexity, attack documents, controls and order preservation."""
+"""Settings of perplexity and order preservation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isotone.attacks.registry import SPECS
-from isotone.config.schema import section, setting
+from isotone.schema import section, setting
 
-ATTACKS = list(SPECS)
 PROTOCOLS = ["rolling", "strided", "llamacpp", "document"]
-CONTROLS = ["tempered", "noised", "early"]
 SHORTEST = 16  # text tokens; protocol `document` and the attacks leave out what is shorter, and count it
 
 
@@ -32,47 +29,6 @@ class Perplexity:
 
 
 @dataclass(frozen=True)
-class AttackDocuments:
-    """The fixed documents, positions and vocabulary that every attack shares."""
-
-    seed: int = setting(0, "streams of random numbers, keyed by document, restart and step", minimum=0)
-    documents: int = setting(32, "documents that attacks are measured on, drawn with data.seed", minimum=1)
-    search_documents: int = setting(32, "documents that universal triggers are searched on, drawn likewise", minimum=1)
-    window: int = setting(128, "text tokens of each document", minimum=16)
-    vocabulary: str = setting("printable", "replacement tokens", enum=["printable", "ascii"])
-    threat_model: str = setting(
-        "tokens", "text: only flips that survive decoding and encoding", enum=["tokens", "text"]
-    )
-    fresh_starts: int = setting(
-        8,
-        "documents that each search attacks once more from a fresh start, to judge convergence by (first seed only); 0: none",
-        minimum=0,
-    )
-    crossed: int = setting(
-        8, "documents on which `transfer` proposes with one model and scores with another; 0: none", minimum=0
-    )
-
-
-@dataclass(frozen=True)
-class Controls:
-    """Controls of equal quality: what robustness a worse model has for free."""
-
-    kinds: list[str] = setting(
-        ["tempered"], "which controls are made for each constrained arm", items={"enum": CONTROLS}, uniqueItems=True
-    )
-    attacks: list[str] = setting(
-        ["hotflip"], "attacks that run on the controls", items={"enum": ATTACKS}, uniqueItems=True
-    )
-    seed: int = setting(0, "noise of kind `noised`", minimum=0)
-    tolerance: float = setting(1e-3, "how closely the clean loss is matched, nats per token", exclusiveMinimum=0)
-    match: str = setting(
-        "attacked",
-        "the text on which it is matched: the attacked documents, unchanged, or validation blocks (a sweep must not read the former)",
-        enum=["attacked", "validation"],
-    )
-
-
-@dataclass(frozen=True)
 class OrderPreservation:
     """Whether hidden states keep the order of graded sentences."""
 
@@ -89,14 +45,6 @@ class PerplexityJob:
     perplexity: Perplexity = section(Perplexity, "protocols and windows")
     document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
     window: int = setting(128, "text tokens of protocol `document`: attacks.shared.window", minimum=16)
-
-
-@dataclass(frozen=True)
-class DocumentsJob:
-    """`scripts/attack_documents.py --settings`."""
-
-    shared: AttackDocuments = section(AttackDocuments, "documents, positions and vocabulary")
-    document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
 
 
 @dataclass(frozen=True)

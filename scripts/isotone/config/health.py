@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isotone.config.schema import setting, suggestion
 from isotone.errors import ConfigurationError
+from isotone.schema import setting, suggestion
 
 NAMED = ("throughput", "memory", "utilisation", "loss_decreasing")  # with `limit`
 COLUMNS = (  # of history.csv, with `min` and `max`

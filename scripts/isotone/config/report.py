@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isotone.config.schema import setting
+from isotone.schema import setting
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from isotone.config.constraint import Constraint
 from isotone.config.health import Criterion
-from isotone.config.schema import section, setting
 from isotone.errors import ConfigurationError
+from isotone.schema import section, setting
 
 # Settings of `Training` that change how a step is computed, and so its last digits, but not what is computed:
 # a run goes on under others (`bitwise: false` from there).

@@ -74,7 +74,7 @@ def _encoded(
     """Rows with their text ids and, for partly scored chats, their masks."""
     if any(row["messages"] for row in rows):
         from isotone.data.readers.chat import encode_chat
-        from isotone.models import load_tokenizer
+        from isotone.data.tokenizer import load_tokenizer
 
         chat_tokenizer = load_tokenizer(Path(part.tokenizer))
         for row in rows:

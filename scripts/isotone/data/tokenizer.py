@@ -1,13 +1,20 @@
-"""A byte-level BPE tokenizer, trained on the study's own training split (source: scratch)."""
+"""Tokenizers: trained on the study's own training split (source: scratch), or loaded from a model folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from isotone.errors import ConfigurationError, first_line
+from isotone.records import read_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+# The automatic class goes by the model's family and would put that family's own rules of splitting
+# text (Qwen2's, for one) in place of the ones that tokenizer.json states.
+GENERIC_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
 END = "<|endoftext|>"
 
 
@@ -41,3 +48,42 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreT
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, where: str = "") -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model folder.
+
+    Raises:
+        ConfigurationError: if the folder holds none.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    settings = folder / "tokenizer_config.json"
+    generic = (
+        settings.is_file() and (folder / "tokenizer.json").is_file() and _class_named(settings) in GENERIC_TOKENIZERS
+    )
+    factory: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
+    try:
+        tokenizer = factory.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raises plain Exception for a broken tokenizer.json
+        if isinstance(error, MemoryError):
+            raise
+        raise ConfigurationError(
+            f"{where}{folder} has no tokenizer that transformers can load ({first_line(error)})."
+        ) from None
+    forget_loading(tokenizer)
+    return tokenizer
+
+
+def _class_named(settings: Path) -> str:
+    try:
+        return str(read_json(settings).get("tokenizer_class"))
+    except ValueError:
+        return ""
+
+
+def forget_loading(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Drop how a tokenizer was loaded, which would be saved with it and change its bytes."""
+    for trace in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(trace, None)

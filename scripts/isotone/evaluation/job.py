@@ -8,7 +8,6 @@ from pathlib import Path
 
 from isotone import models
 from isotone.config.evaluation import PerplexityJob
-from isotone.config.schema import as_mapping
 from isotone.data.blocks import TokenSplit
 from isotone.errors import ConfigurationError
 from isotone.evaluation import perplexity as protocols
@@ -16,6 +15,7 @@ from isotone.evaluation.journal import Journal
 from isotone.evaluation.scoring import Scorer
 from isotone.progress import Progress
 from isotone.records import Json, file_digest, folder_digest, write_marker, write_rows
+from isotone.schema import as_mapping
 
 ROWS, COST = "perplexity/1", "perplexity_cost/1"
 CHUNK = 64  # documents that are scored together, and lost together by a kill

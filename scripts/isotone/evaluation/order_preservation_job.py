@@ -7,11 +7,11 @@ from pathlib import Path
 
 from isotone import models
 from isotone.config.evaluation import OrderJob
-from isotone.config.schema import as_mapping
 from isotone.errors import ConfigurationError
 from isotone.evaluation import graded
 from isotone.evaluation import order_preservation as order
 from isotone.records import file_digest, folder_digest, write_marker, write_rows
+from isotone.schema import as_mapping
 
 
 def order_preservation(job: OrderJob, folder: Path, rows: Path, marker: Path) -> None:

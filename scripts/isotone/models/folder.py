@@ -16,20 +16,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from isotone.errors import ConfigurationError, InputOutputError
+from isotone.errors import ConfigurationError, InputOutputError, first_line
 from isotone.models.compatible import older_keys
 from isotone.models.families import family_of_config
 from isotone.models.files import DamagedWeights, check_files
 from isotone.models.forward import choose_experts
-from isotone.records import read_json, whole_folder
+from isotone.records import whole_folder
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# The automatic class goes by the model's family and would put that family's own rules of splitting
-# text (Qwen2's, for one) in place of the ones that tokenizer.json states.
-GENERIC_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
 RECORD = "isotone"  # key of config.json that holds the record
 
 
@@ -164,11 +161,6 @@ def _own_code(config: Mapping[str, Any], trusted: bool, folder: Path, where: str
     return True
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 def check_whole(report: Mapping[str, Any], where: str) -> None:
     """Insist that no weight was missing: transformers would fill it with random numbers.
 
@@ -181,45 +173,6 @@ def check_whole(report: Mapping[str, Any], where: str) -> None:
             f"{where} lacks {len(missing)} weights that its config.json asks for ({', '.join(missing[:3])} ...). "
             "The folder is incomplete, or its files belong to another model; make or fetch it again."
         )
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False, where: str = "") -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model folder.
-
-    Raises:
-        ConfigurationError: if the folder holds none.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    folder = Path(folder)
-    settings = folder / "tokenizer_config.json"
-    generic = (
-        settings.is_file() and (folder / "tokenizer.json").is_file() and _class_named(settings) in GENERIC_TOKENIZERS
-    )
-    factory: Any = PreTrainedTokenizerFast if generic else AutoTokenizer
-    try:
-        tokenizer = factory.from_pretrained(folder, local_files_only=True, trust_remote_code=trust_remote_code)
-    except Exception as error:  # tokenizers raises plain Exception for a broken tokenizer.json
-        if isinstance(error, MemoryError):
-            raise
-        raise ConfigurationError(
-            f"{where}{folder} has no tokenizer that transformers can load ({first_line(error)})."
-        ) from None
-    forget_loading(tokenizer)
-    return tokenizer
-
-
-def _class_named(settings: Path) -> str:
-    try:
-        return str(read_json(settings).get("tokenizer_class"))
-    except ValueError:
-        return ""
-
-
-def forget_loading(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drop how a tokenizer was loaded, which would be saved with it and change its bytes."""
-    for trace in ("is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(trace, None)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isotone.attacks.registry import SPECS
-from isotone.config.study import Study
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError
 from isotone.planning.capacity import GIB, Shape, check_fits, checkpoints_at_most, shape_of, training_memory
 from isotone.progress import quantity
 from isotone.records import read_json_quietly
+from isotone.studies.study import Study
 
 # Peak FLOP/s of dense arithmetic from the makers' data sheets: (16 bits, 32 bits), and GiB. Share of it that
 # training and scoring usually reach: 0.35. A CPU core: what small models reached on two cores.

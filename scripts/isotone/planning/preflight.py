@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 from isotone.config.data import user_path
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.models.families import FAMILIES, family_of_config
 from isotone.models.family import Family, context_of
 from isotone.models.files import check_files
+from isotone.studies.study import Study
 
 SMALLEST_DISK = 200 * 2**20
 

@@ -8,12 +8,12 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from isotone.config.schema import as_mapping
-from isotone.config.study import Study, read_study
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, canonical_json, file_digest, read_json, whole_file
 from isotone.reporting import final_results as final
 from isotone.reporting.evidence.expected import all_runs, expected_files
+from isotone.schema import as_mapping
+from isotone.studies.study import Study, read_study
 
 MANIFEST = "manifest.json"
 EXTRA = ["setup.json", "config.yaml", "experiment_summary.txt", "final_results.json", "report.html"]
@@ -100,8 +100,9 @@ def unpack(archive: Path, into: Path) -> Path:
                 place = PurePosixPath(member.name)
                 if not (member.isfile() or member.isdir()) or place.is_absolute() or ".." in place.parts:
                     raise tarfile.TarError(f"{member.name} is no plain file below one folder")
-            safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not before Python 3.11.4
-            opened.extractall(into, members, **safely)
+            if hasattr(tarfile, "data_filter"):  # not before Python 3.11.4
+                opened.extraction_filter = tarfile.data_filter
+            opened.extractall(into, members)
             top = members[0].name.split("/")[0]
     except (OSError, tarfile.TarError, EOFError, IndexError) as error:
         raise InputOutputError(f"{archive} is no whole archive of a study ({error}). Copy it again.") from None

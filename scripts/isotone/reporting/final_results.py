@@ -12,8 +12,6 @@ from typing import Any
 import jsonschema
 
 from isotone.config.data import SPLITS
-from isotone.config.schema import as_mapping
-from isotone.config.study import Study
 from isotone.provenance import software
 from isotone.records import Json, digest_of, read_json, write_json
 from isotone.reporting.analysis.claims import primary
@@ -30,6 +28,8 @@ from isotone.reporting.analysis.summary import summary
 from isotone.reporting.evidence.expected import all_runs, primary_variant
 from isotone.reporting.evidence.read import Evidence, load_evidence, optional_result
 from isotone.reporting.evidence.rows import collector_paused
+from isotone.schema import as_mapping
+from isotone.studies.study import Study
 
 SCHEMA = "isotone/final_results/2"
 

@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from isotone import environment
-from isotone.config.schema import as_mapping
 from isotone.constraints import guard_precision, weight_maps
 from isotone.data.blocks import Blocks, TokenSplit
 from isotone.errors import UNFINISHED
 from isotone.models import load_model
+from isotone.schema import as_mapping
 from isotone.training import micro_batch
 from isotone.training.checkpointing.adoption import admit
 from isotone.training.checkpointing.checkpointer import Checkpointer

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from isotone.config.schema import as_mapping
 from isotone.config.training import TrainJob
 from isotone.devices import kernels_used
 from isotone.errors import Diverged, InputOutputError
 from isotone.models import load_model, load_tokenizer
 from isotone.records import Json, digest_of, file_digest, whole_file, write_json, write_marker
+from isotone.schema import as_mapping
 from isotone.training.checkpointing.delivery import kept, seal
 from isotone.training.inputs import Run
 from isotone.training.loop import Loop

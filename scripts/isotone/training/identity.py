@@ -5,16 +5,15 @@ Torch is never imported here: a refused run must stop within a second.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isotone.config.schema import as_mapping
 from isotone.config.training import HOW, TrainJob
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import Json, digest_of, file_digest, read_json, write_json
+from isotone.schema import as_mapping
 
 
 def _cached_digest(path: Path, cache: Json) -> str:
@@ -106,12 +105,6 @@ def _compare(path: str, then: Any, now: Any, found: dict[str, str]) -> None:
             _compare(f"{path}.{key}", then.get(key), now.get(key), found)
     elif then != now:
         found[path] = f"{path} ({then!r} then, {now!r} now)"
-
-
-def state_root(study_folder: Path) -> Path:
-    """Where the study's state folders are: ISOTONE_STATE, or ``state/`` beside the results."""
-    chosen = os.environ.get("ISOTONE_STATE")
-    return Path(chosen) if chosen else Path(study_folder) / "state"
 
 
 def _fingerprint(folder: Path) -> str:

@@ -19,10 +19,10 @@ from isotone.config.data import Source
 from isotone.data.document import Document, Troubles
 from isotone.data.readers.files import _table
 from isotone.errors import ConfigurationError
-from isotone.models.origins.network import cache_in_words, explain, is_offline, is_transient
+from isotone.hub.network import cache_in_words, explain, is_offline, is_transient
+from isotone.hub.retries import retry
 from isotone.progress import Progress
 from isotone.records import digest_of, whole_file
-from isotone.retries import retry
 
 GROUP = 1000
 

@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from isotone.config.data import Model, user_path
-from isotone.errors import ConfigurationError
-from isotone.models.folder import Loading, attention_of, check_whole, first_line, forget_loading
+from isotone.data.tokenizer import forget_loading
+from isotone.errors import ConfigurationError, first_line
+from isotone.models.folder import Loading, attention_of, check_whole
 from isotone.models.origins.local import origin_of
 
 if TYPE_CHECKING:

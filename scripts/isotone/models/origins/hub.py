@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from isotone.config.data import Model
 from isotone.errors import ConfigurationError
+from isotone.hub.network import explain, is_offline, is_transient
+from isotone.hub.retries import retry
 from isotone.models.files import PICKLES
 from isotone.models.origins.local import load_folder
-from isotone.models.origins.network import explain, is_offline, is_transient
-from isotone.retries import retry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

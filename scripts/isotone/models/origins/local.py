@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isotone.config.data import Model
-from isotone.models.folder import Loading, load_model, load_tokenizer
+from isotone.data.tokenizer import load_tokenizer
+from isotone.models.folder import Loading, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

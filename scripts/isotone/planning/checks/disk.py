@@ -8,11 +8,11 @@ import subprocess
 import time
 from pathlib import Path
 
-from isotone.config.study import Study
 from isotone.environment import cache_folder
+from isotone.layout import state_root
 from isotone.planning.capacity import shape_of, training_memory
 from isotone.planning.checks import Verdict
-from isotone.training.identity import state_root
+from isotone.studies.study import Study
 
 PROBE = 64 << 20  # bytes written to measure a disk
 

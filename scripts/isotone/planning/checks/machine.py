@@ -11,12 +11,12 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from isotone.config.study import Study
 from isotone.environment import total_memory
 from isotone.errors import ConfigurationError
 from isotone.planning.capacity import GIB, shape_of, training_memory
 from isotone.planning.checks import Check, Verdict
 from isotone.planning.checks import disk as checks_disk
+from isotone.studies.study import Study
 
 NEEDED = [
     "torch",
@@ -128,7 +128,7 @@ def hub(study: Study) -> Verdict:
         return "green", "not needed by this study"
     from isotone.data.readers.dataset import cached
     from isotone.data.readers.sources import wanted_rows
-    from isotone.models.origins.network import cache_in_words, is_offline
+    from isotone.hub.network import cache_in_words, is_offline
 
     missing = []
     if study.model.source == "hub":

@@ -15,9 +15,9 @@ import yaml
 from isotone.cluster.queue import own_jobs
 from isotone.cluster.records import fields
 from isotone.cluster.submission import FULL
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.planning.checks import Check, Verdict
+from isotone.studies.study import Study
 
 TRAINING = ("train_baseline", "train_monotonic", "pretrain")
 MINUTES = re.compile(r"^\s*(\d+)")

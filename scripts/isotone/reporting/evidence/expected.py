@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isotone.attacks.registry import SPECS
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.layout import command_for
+from isotone.studies.study import Study
 
 
 @dataclass(frozen=True, order=True)

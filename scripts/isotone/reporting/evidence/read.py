@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from isotone.attacks.spec import RESTART
-from isotone.config.study import Study
 from isotone.errors import ConfigurationError
 from isotone.records import Json, read_json
 from isotone.reporting.evidence.expected import Run, all_runs, check_complete
 from isotone.reporting.evidence.rows import AttackRows, CleanRows, read_attack, read_clean, shared_documents
+from isotone.studies.study import Study
 
 
 @dataclass

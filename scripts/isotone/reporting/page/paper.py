@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from isotone.attacks.registry import SPECS
-from isotone.config.schema import parse
 from isotone.records import Json
 from isotone.reporting.analysis.words import WORDS
 from isotone.reporting.page.references import REFERENCES
 from isotone.reporting.tables.table import is_number, latex_text
+from isotone.schema import parse
 from isotone.statistics.estimate import percent
 
 _DIGITS = dict(

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isotone.config.schema import as_mapping
 from isotone.errors import InputOutputError
 from isotone.records import Json, read_json, sync_folder, write_json
+from isotone.schema import as_mapping
 from isotone.training.checkpointing.lease import Lease
 from isotone.training.inputs import Run
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from isotone.config.schema import merge
-from isotone.config.study import Study, read_study
 from isotone.errors import ConfigurationError
+from isotone.schema import merge
+from isotone.studies.study import Study, read_study
 
 
 class _Strict(yaml.SafeLoader):

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from isotone.config.schema import schema_of
-from isotone.config.study import Study
+from isotone.schema import schema_of
+from isotone.studies.study import Study
 
 HEADER = "# Made by `make schema` from the typed settings in scripts/isotone/config/. Do not edit.\n"
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from isotone.attacks.registry import SPECS
-from isotone.config.attacks import Attacks
+from isotone.attacks.settings import Attacks
 from isotone.config.constraint import Constraint
 from isotone.config.data import Data, Model
-from isotone.config.evaluation import Controls, OrderPreservation, Perplexity
+from isotone.config.evaluation import OrderPreservation, Perplexity
 from isotone.config.report import Report
-from isotone.config.schema import as_mapping, merge, parse, section, setting, suggestion
 from isotone.config.training import Operation, Training, TrainJob
+from isotone.controls.settings import Controls
 from isotone.errors import ConfigurationError
+from isotone.schema import as_mapping, merge, parse, section, setting, suggestion
 
 ARM_NAME = r"[a-z][a-z0-9_]*"
 FEWEST = 3  # models that make a curve of controls
