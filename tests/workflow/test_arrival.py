@@ -78,6 +78,7 @@ NAMES_JOBS = {  # what says which jobs there are; the next test but one looks fo
     "attacks.transfer",
     "controls.kinds",
     "controls.attacks",
+    "controls.match",
     "order_preservation.run",
     "report.baseline",
 }
@@ -164,7 +165,12 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, An
     scratch = changed_study()
     other_form = {"one_shot": True, "iterative": False}
     hub = merge(
-        scratch, {"model": {"source": "hub"}, "attacks": {"hotflip": other_form}, "controls": {"kinds": ["noised"]}}
+        scratch,
+        {
+            "model": {"source": "hub"},
+            "attacks": {"hotflip": other_form},
+            "controls": {"kinds": ["noised"], "match": "attacked"},
+        },
     )
     folder = tmp_path_factory.mktemp("arrival")
     return [scratch, hub], [commands(scratch, folder), commands(hub, folder)]
@@ -223,6 +229,8 @@ def test_what_names_jobs_names_them(planned: tuple[Any, list[list[list[str]]]]) 
     attacks |= {program_of(words) for words in planned[1][0]} & {"strongest"}
     assert attacks == set(CHOSEN["attacks"]["run"]), "attacks.run"
     assert any("runs/other/seed-7/model" in words and "changed~noised" in words for words in told), "report.baseline"
+    controls = [["--documents" in words for words in plan if "--arm" in words] for plan in planned[1]]
+    assert controls[0] and controls[1] and not any(controls[0]) and all(controls[1]), "controls.match"
     assert any("changed~noised" in words and "--attack random" in words for words in told), "controls.attacks"
     assert not any("runs/changed/seed-8" in words for words in told), "arms.*.seeds: once"
     assert any("scripts/transfer.py" in words and "--attack hotflip" in words for words in told), "attacks.transfer"
@@ -246,10 +254,6 @@ BY_HAND = {  # options for people, which no rule passes
     "tokenize_split": {"--processes"},
     "transfer": {"--target-names", "--calibrations"},
     "aggregate": {"--studies", "--comparison"},
-    "null": {
-        "--tokenizer",
-        "--documents",
-    },  # only in studies with a curve of controls, or controls matched on attacked text
 }
 
 

@@ -17,7 +17,7 @@ CASES = {
         {"arms": {"mlp_both": {"constraint": {"scope": "gated_all", "init": "abs"}}}},
         "matches nothing",
     ),
-    "unknown arm": ({"report": {"reference": "basline"}}, 'Did you mean "baseline"?'),
+    "unknown arm": ({"report": {"baseline": "basline"}}, 'Did you mean "baseline"?'),
     "repeated seeds": ({"seeds": [1, 1]}, "repeats a seed"),
     "unknown attack": ({"attacks": {"run": ["hotflop"]}}, 'Did you mean "hotflip"?'),
     "too long": ({"training": {"length": 4096}}, "context is 64 tokens"),
