@@ -4,17 +4,17 @@
 rule attack_documents:
     """Fix the documents, positions and vocabulary that every attack on every model shares."""
     input:
-        model=f"results/{{study}}/{INITIAL}",
-        test="results/{study}/data/attack_test/data.json",
-        search="results/{study}/data/attack_search/data.json",
+        model=FILES.initial(SCRATCH),
+        test=FILES.split("attack_test").marker,
+        search=FILES.split("attack_search").marker,
     output:
-        documents="results/{study}/data/attack/documents.jsonl",
-        vocabulary="results/{study}/data/attack/vocabulary.json",
-        marker="results/{study}/data/attack/manifest.json",
+        documents=FILES.attack_texts,
+        vocabulary=FILES.attack_vocabulary,
+        marker=FILES.attack_manifest,
     log:
-        "results/{study}/logs/attack_documents.log",
+        FILES.log("attack_documents"),
     benchmark:
-        "results/{study}/timings/attack_documents.tsv"
+        FILES.timing("attack_documents")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -39,28 +39,17 @@ for _spec in [spec for spec in SPECS.values() if not members_of(spec)]:
             name:
                 f"attack_{_spec.name}{_group and '_' + _group}"
             input:
-                models=[f"results/{{study}}/{run}/model" for run in _runs],
-                calibrations=[
-                    f"results/{{study}}/{run}/calibration.json" for run in _runs
-                ],
-                documents="results/{study}/data/attack/manifest.json",
+                models=[run.model for run in _runs],
+                calibrations=[run.calibration for run in _runs],
+                documents=FILES.attack_manifest,
             output:
-                rows=[
-                    f"results/{{study}}/{run}/attacks/{_spec.name}.jsonl"
-                    for run in _runs
-                ],
-                cost=[
-                    f"results/{{study}}/{run}/attacks/{_spec.name}.cost.jsonl"
-                    for run in _runs
-                ],
-                markers=[
-                    f"results/{{study}}/{run}/attacks/{_spec.name}.json"
-                    for run in _runs
-                ],
+                rows=[run.attack(_spec.name).rows for run in _runs],
+                cost=[run.attack(_spec.name).cost for run in _runs],
+                markers=[run.attack(_spec.name).marker for run in _runs],
             log:
-                f"results/{{study}}/logs/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.log",
+                FILES.log(f"attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}"),
             benchmark:
-                f"results/{{study}}/timings/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.tsv"
+                FILES.timing(f"attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}")
             conda:
                 "../envs/isotone.yaml"
             resources:
@@ -85,27 +74,18 @@ for _spec in [spec for spec in SPECS.values() if members_of(spec)]:
                 f"attack_{_spec.name}{_group and '_' + _group}"
             input:
                 rows=[
-                    f"results/{{study}}/{run}/attacks/{member}.jsonl"
+                    run.attack(member).rows
                     for run in _runs
                     for member in members_of(_spec)
                 ],
             output:
-                rows=[
-                    f"results/{{study}}/{run}/attacks/{_spec.name}.jsonl"
-                    for run in _runs
-                ],
-                cost=[
-                    f"results/{{study}}/{run}/attacks/{_spec.name}.cost.jsonl"
-                    for run in _runs
-                ],
-                markers=[
-                    f"results/{{study}}/{run}/attacks/{_spec.name}.json"
-                    for run in _runs
-                ],
+                rows=[run.attack(_spec.name).rows for run in _runs],
+                cost=[run.attack(_spec.name).cost for run in _runs],
+                markers=[run.attack(_spec.name).marker for run in _runs],
             log:
-                f"results/{{study}}/logs/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.log",
+                FILES.log(f"attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}"),
             benchmark:
-                f"results/{{study}}/timings/attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}.tsv"
+                FILES.timing(f"attacks/{_spec.name}/{_group or '{arm}-seed-{seed}'}")
             conda:
                 "../envs/isotone.yaml"
             resources:
@@ -126,28 +106,25 @@ for _group, _runs in transfer_groups().items():
         name:
             f"transfer{_group and '_' + _group}"
         input:
-            targets=[f"results/{{study}}/{run}/model" for run in _runs],
-            documents="results/{study}/data/attack/manifest.json",
-            sources=[
-                f"results/{{study}}/{run}/attacks/{{attack}}.jsonl"
-                for run in trained_runs()
-            ],
+            targets=[run.model for run in _runs],
+            documents=FILES.attack_manifest,
+            sources=[run.attack("{attack}").rows for run in trained_runs()],
             models=lambda wildcards, run=_runs[0]: crossed_models(run, wildcards),
         output:
-            rows=transfer_files(_runs, "jsonl"),
-            cost=transfer_files(_runs, "cost.jsonl"),
-            markers=transfer_files(_runs, "json"),
+            rows=[replays(run).rows for run in _runs],
+            cost=[replays(run).cost for run in _runs],
+            markers=[replays(run).marker for run in _runs],
         log:
-            f"results/{{study}}/logs/transfer/{{attack}}/{_group or '{arm}-seed-{seed}'}.log",
+            FILES.log(f"transfer/{{attack}}/{_group or '{arm}-seed-{seed}'}"),
         benchmark:
-            f"results/{{study}}/timings/transfer/{{attack}}/{_group or '{arm}-seed-{seed}'}.tsv"
+            FILES.timing(f"transfer/{{attack}}/{_group or '{arm}-seed-{seed}'}")
         conda:
             "../envs/isotone.yaml"
         resources:
             mem_mb=4_000,
             runtime="4h",
         params:
-            names=[run.removeprefix("runs/") for run in trained_runs()],
+            names=[run.key for run in trained_runs()],
             models=lambda wildcards, input: (
                 f"--source-models {' '.join(input.models)}" if input.models else ""
             ),

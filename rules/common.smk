@@ -18,7 +18,7 @@ from isotone.studies.reading import read_mapping
 from isotone.schema import as_mapping
 from isotone.studies.study import read_study
 from isotone.errors import ConfigurationError
-from isotone.layout import of_study
+from isotone.layout import RESULTS, Layout, of_study
 from isotone.planning.preflight import check_study
 from isotone.provenance import code_digest
 from isotone.records import canonical_json
@@ -49,6 +49,7 @@ def checked_study():
 
 study = checked_study()
 LAYOUT = of_study(study.study)
+FILES = Layout(RESULTS + "/{study}")  # the same, as patterns of rules
 
 os.environ.update(
     {
@@ -185,14 +186,12 @@ def transfer_markers():
     ]
 
 
-EACH_RUN = "runs/{arm}/seed-{seed}"
+EACH_RUN = FILES.run("{arm}", "{seed}")
 
 
 def trained_runs():
-    """The folders of all trained runs, arm by arm."""
-    return [
-        f"runs/{arm}/seed-{seed}" for arm in study.arms for seed in study.seeds_of(arm)
-    ]
+    """All trained runs, arm by arm."""
+    return [FILES.run(arm, seed) for arm in study.arms for seed in study.seeds_of(arm)]
 
 
 def members_of(spec):
@@ -200,7 +199,7 @@ def members_of(spec):
     return spec.combines(study.attacks.of(spec.name))
 
 
-def attack_groups(attack):
+def groups_of(runs):
     """Which runs share a job, by name; one group without a name where each run has a job of its own.
 
     The first seed's runs, those of the other seeds and the controls differ in their settings and share none.
@@ -208,40 +207,34 @@ def attack_groups(attack):
     if study.operation.attack_jobs == "run":
         return {"": [EACH_RUN]}
     groups = {}
-    for arm, seed in study.runs():
-        if attack in study.attacks_of(arm):
-            kind = "controls" if "~" in arm else "seed"
-            groups.setdefault(f"{kind}_{seed}", []).append(f"runs/{arm}/seed-{seed}")
+    for run in runs:
+        kind = "controls" if "~" in run.arm else "seed"
+        groups.setdefault(f"{kind}_{run.seed}", []).append(run)
     return groups
+
+
+def attack_groups(attack):
+    """The runs that an attack attacks."""
+    return groups_of(
+        FILES.run(arm, seed)
+        for arm, seed in study.runs()
+        if attack in study.attacks_of(arm)
+    )
 
 
 def calibration_groups():
-    """The same for calibrations, which every attacked run has."""
-    if study.operation.attack_jobs == "run":
-        return {"": [EACH_RUN]}
-    groups = {}
-    for arm, seed in study.runs():
-        kind = "controls" if "~" in arm else "seed"
-        groups.setdefault(f"{kind}_{seed}", []).append(f"runs/{arm}/seed-{seed}")
-    return groups
+    """Every run has a best temperature."""
+    return groups_of(FILES.run(arm, seed) for arm, seed in study.runs())
 
 
 def transfer_groups():
-    """The same for the targets of replays."""
-    if study.operation.attack_jobs == "run":
-        return {"": [EACH_RUN]}
-    groups = {}
-    for run in trained_runs():
-        groups.setdefault(run.rpartition("/")[2].replace("-", "_"), []).append(run)
-    return groups
+    """The targets of replays."""
+    return groups_of(trained_runs())
 
 
-def transfer_files(runs, kind):
-    """One file of replays for each target."""
-    return [
-        f"results/{{study}}/transfer/{{attack}}/{run.removeprefix('runs/').replace('/', '-')}.{kind}"
-        for run in runs
-    ]
+def replays(run):
+    """The rows of all replays on one target."""
+    return FILES.transfer("{attack}", run.arm, run.seed)
 
 
 def crossed_models(run, wildcards):
@@ -249,20 +242,20 @@ def crossed_models(run, wildcards):
     if not (SPECS[wildcards.attack].guided and study.attacks.shared.crossed):
         return []
     baseline = study.report.baseline
-    seed = int(run.format(**dict(wildcards.items())).rpartition("-")[2])
+    seed = int(str(run.seed).format(**dict(wildcards.items())))
     own = seed if seed in study.seeds_of(baseline) else study.seeds[0]
-    return [in_study(f"runs/{baseline}/seed-{own}/model")]
+    return [LAYOUT.run(baseline, own).model]
 
 
-def attack_settings(attack, run=""):
+def attack_settings(attack, run=None):
     """A params function: shared documents, the attack's own settings, and those of attacks whose budget it matches.
 
     The fresh starts of the gate run on the first seed of each arm only, and on no control.
     """
 
     def of(wildcards):
-        name = run.format(**dict(wildcards.items()))
-        gated = name.endswith(f"/seed-{study.seeds[0]}") and "~" not in name
+        key = run.key.format(**dict(wildcards.items())) if run else ""
+        gated = key.endswith(f"/seed-{study.seeds[0]}") and "~" not in key
         shared = (
             study.attacks.shared
             if gated
@@ -292,8 +285,7 @@ def everything():
         "starts": [LAYOUT.start(arm).certificate for arm in study.arms],
         "runs": run_files(),
         "calibrations": [
-            in_study(f"runs/{arm}/seed-{seed}/calibration.json")
-            for arm, seed in study.runs()
+            LAYOUT.run(arm, seed).calibration for arm, seed in study.runs()
         ],
         "attacks": attack_markers(),
         "transfers": transfer_markers(),

@@ -1,8 +1,8 @@
 # Needs: a corpus and a model source. Makes: split documents, base model, tokens.
 
-INITIAL = "init" if study.model.source == "scratch" else "base"
+SCRATCH = study.model.source == "scratch"
 ONLINE = {study.model.source, *(source.source for source in study.data.candidates())}
-FETCHED = [in_study("fetch.json")] if "hub" in ONLINE else []
+FETCHED = [LAYOUT.fetched] if "hub" in ONLINE else []
 
 
 if FETCHED:
@@ -14,9 +14,9 @@ if FETCHED:
 rule fetch:
     """Download model and dataset into the cache; the only step that uses the network."""
     output:
-        marker="results/{study}/fetch.json",
+        marker=FILES.fetched,
     log:
-        "results/{study}/logs/fetch.log",
+        FILES.log("fetch"),
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -32,12 +32,12 @@ rule corpus:
     input:
         FETCHED,
     output:
-        documents=directory("results/{study}/data/documents"),
-        marker="results/{study}/data/corpus.json",
+        documents=directory(FILES.documents),
+        marker=FILES.corpus,
     log:
-        "results/{study}/logs/corpus.log",
+        FILES.log("corpus"),
     benchmark:
-        "results/{study}/timings/corpus.tsv"
+        FILES.timing("corpus")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -53,14 +53,14 @@ rule setup:
     """Bring model and tokenizer into one form, and prove that they work."""
     input:
         FETCHED,
-        documents="results/{study}/data/documents",
+        documents=FILES.documents,
     output:
-        model=directory(f"results/{{study}}/{INITIAL}"),
-        marker="results/{study}/setup.json",
+        model=directory(FILES.initial(SCRATCH)),
+        marker=FILES.setup,
     log:
-        "results/{study}/logs/setup.log",
+        FILES.log("setup"),
     benchmark:
-        "results/{study}/timings/setup.tsv"
+        FILES.timing("setup")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -84,16 +84,16 @@ rule setup:
 rule tokenize:
     """Turn one split into memory-mapped tokens."""
     input:
-        documents="results/{study}/data/documents",
-        model=f"results/{{study}}/{INITIAL}",
+        documents=FILES.documents,
+        model=FILES.initial(SCRATCH),
     output:
-        tokens="results/{study}/data/{split}/tokens.bin",
-        documents="results/{study}/data/{split}/documents.parquet",
-        marker="results/{study}/data/{split}/data.json",
+        tokens=FILES.split("{split}").tokens,
+        documents=FILES.split("{split}").documents,
+        marker=FILES.split("{split}").marker,
     log:
-        "results/{study}/logs/tokenize/{split}.log",
+        FILES.log("tokenize/{split}"),
     benchmark:
-        "results/{study}/timings/tokenize/{split}.tsv"
+        FILES.timing("tokenize/{split}")
     conda:
         "../envs/isotone.yaml"
     resources:

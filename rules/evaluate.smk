@@ -8,14 +8,14 @@ for _group, _runs in calibration_groups().items():
         name:
             f"calibrate{_group and '_' + _group}"
         input:
-            models=[f"results/{{study}}/{run}/model" for run in _runs],
-            validation="results/{study}/data/validation/data.json",
+            models=[run.model for run in _runs],
+            validation=FILES.split("validation").marker,
         output:
-            markers=[f"results/{{study}}/{run}/calibration.json" for run in _runs],
+            markers=[run.calibration for run in _runs],
         log:
-            f"results/{{study}}/logs/calibrate/{_group or '{arm}-seed-{seed}'}.log",
+            FILES.log(f"calibrate/{_group or '{arm}-seed-{seed}'}"),
         benchmark:
-            f"results/{{study}}/timings/calibrate/{_group or '{arm}-seed-{seed}'}.tsv"
+            FILES.timing(f"calibrate/{_group or '{arm}-seed-{seed}'}")
         conda:
             "../envs/isotone.yaml"
         resources:
@@ -34,17 +34,17 @@ for _group, _runs in calibration_groups().items():
 rule perplexity:
     """Score the test documents under each named protocol."""
     input:
-        model="results/{study}/runs/{arm}/seed-{seed}/model",
-        test="results/{study}/data/test/data.json",
-        documents="results/{study}/data/documents",
+        model=FILES.run("{arm}", "{seed}").model,
+        test=FILES.split("test").marker,
+        documents=FILES.documents,
     output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/perplexity.jsonl",
-        cost="results/{study}/runs/{arm}/seed-{seed}/perplexity.cost.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/perplexity.json",
+        rows=FILES.run("{arm}", "{seed}").perplexity.rows,
+        cost=FILES.run("{arm}", "{seed}").perplexity.cost,
+        marker=FILES.run("{arm}", "{seed}").perplexity.marker,
     log:
-        "results/{study}/logs/perplexity/{arm}-seed-{seed}.log",
+        FILES.log("perplexity/{arm}-seed-{seed}"),
     benchmark:
-        "results/{study}/timings/perplexity/{arm}-seed-{seed}.tsv"
+        FILES.timing("perplexity/{arm}-seed-{seed}")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -65,14 +65,14 @@ rule perplexity:
 rule order_preservation:
     """Ask whether hidden states keep the order of graded sentences, layer by layer."""
     input:
-        model="results/{study}/runs/{arm}/seed-{seed}/model",
+        model=FILES.run("{arm}", "{seed}").model,
     output:
-        rows="results/{study}/runs/{arm}/seed-{seed}/order.jsonl",
-        marker="results/{study}/runs/{arm}/seed-{seed}/order.json",
+        rows=FILES.run("{arm}", "{seed}").order.rows,
+        marker=FILES.run("{arm}", "{seed}").order.marker,
     log:
-        "results/{study}/logs/order/{arm}-seed-{seed}.log",
+        FILES.log("order/{arm}-seed-{seed}"),
     benchmark:
-        "results/{study}/timings/order/{arm}-seed-{seed}.tsv"
+        FILES.timing("order/{arm}-seed-{seed}")
     conda:
         "../envs/isotone.yaml"
     resources:

@@ -10,26 +10,26 @@ rule aggregate:
         **everything(),
     output:
         results=report(
-            "results/{study}/final_results.json",
+            FILES.results,
             caption="../report/results.rst",
             category="Report",
         ),
         summary=report(
-            "results/{study}/experiment_summary.txt",
+            FILES.summary,
             caption="../report/summary.rst",
             category="Report",
         ),
         tables=report(
-            directory("results/{study}/tables"),
+            directory(FILES.tables),
             patterns=["{table}.csv"],
             caption="../report/table.rst",
             category="Tables",
             labels={"table": "{table}"},
         ),
     log:
-        "results/{study}/logs/aggregate.log",
+        FILES.log("aggregate"),
     benchmark:
-        "results/{study}/timings/aggregate.tsv"
+        FILES.timing("aggregate")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -45,19 +45,19 @@ rule aggregate:
 rule figures:
     """Draw the figures, as PDF for the paper and PNG for the report."""
     input:
-        results="results/{study}/final_results.json",
+        results=FILES.results,
     output:
         figures=report(
-            directory("results/{study}/figures"),
+            directory(FILES.figures),
             patterns=["{figure}.png"],
             caption="../report/figure.rst",
             category="Figures",
             labels={"figure": "{figure}"},
         ),
     log:
-        "results/{study}/logs/figures.log",
+        FILES.log("figures"),
     benchmark:
-        "results/{study}/timings/figures.tsv"
+        FILES.timing("figures")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -73,19 +73,19 @@ rule figures:
 rule report:
     """Write the one self-contained page."""
     input:
-        results="results/{study}/final_results.json",
-        tables="results/{study}/tables",
-        figures="results/{study}/figures",
+        results=FILES.results,
+        tables=FILES.tables,
+        figures=FILES.figures,
     output:
         report=report(
-            "results/{study}/report.html",
+            FILES.report,
             caption="../report/page.rst",
             category="Report",
         ),
     log:
-        "results/{study}/logs/report.log",
+        FILES.log("report"),
     benchmark:
-        "results/{study}/timings/report.tsv"
+        FILES.timing("report")
     conda:
         "../envs/isotone.yaml"
     resources:

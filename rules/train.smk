@@ -9,19 +9,19 @@ rule train_baseline:
     digest of the settings, so that new settings never resume an old run.
     """
     input:
-        start="results/{study}/starts/{arm}/model",
-        teacher="results/{study}/base",
-        train="results/{study}/data/train/data.json",
-        validation="results/{study}/data/validation/data.json",
+        start=FILES.start("{arm}").model,
+        teacher=FILES.base,
+        train=FILES.split("train").marker,
+        validation=FILES.split("validation").marker,
     output:
-        model=directory("results/{study}/runs/{arm}/seed-{seed}/model"),
-        history="results/{study}/runs/{arm}/seed-{seed}/history.csv",
-        certificate="results/{study}/runs/{arm}/seed-{seed}/certificate.json",
-        marker="results/{study}/runs/{arm}/seed-{seed}/train.json",
+        model=directory(FILES.run("{arm}", "{seed}").model),
+        history=FILES.run("{arm}", "{seed}").history,
+        certificate=FILES.run("{arm}", "{seed}").certificate,
+        marker=FILES.run("{arm}", "{seed}").marker,
     log:
-        "results/{study}/logs/train/{arm}-seed-{seed}.log",
+        FILES.log("train/{arm}-seed-{seed}"),
     benchmark:
-        "results/{study}/timings/train/{arm}-seed-{seed}.tsv"
+        FILES.timing("train/{arm}-seed-{seed}")
     wildcard_constraints:
         arm=arms_like(constrained=False),
     conda:
@@ -54,20 +54,20 @@ if study.model.source == "scratch":
 
     use rule train_baseline as pretrain with:
         input:
-            start="results/{study}/init",
-            teacher="results/{study}/init",
-            train="results/{study}/data/train/data.json",
-            validation="results/{study}/data/validation/data.json",
+            start=FILES.initial(scratch=True),
+            teacher=FILES.initial(scratch=True),
+            train=FILES.split("train").marker,
+            validation=FILES.split("validation").marker,
             texts=texts_that_fit(),
         output:
-            model=directory("results/{study}/base"),
-            history="results/{study}/pretrain/history.csv",
-            certificate="results/{study}/pretrain/certificate.json",
-            marker="results/{study}/pretrain/train.json",
+            model=directory(FILES.base),
+            history=FILES.pretraining.history,
+            certificate=FILES.pretraining.certificate,
+            marker=FILES.pretraining.marker,
         log:
-            "results/{study}/logs/pretrain.log",
+            FILES.log("pretrain"),
         benchmark:
-            "results/{study}/timings/pretrain.tsv"
+            FILES.timing("pretrain")
         threads: study.base_job().training.threads
         params:
             name="pretrain",
@@ -77,16 +77,16 @@ if study.model.source == "scratch":
 rule apply_monotonicity:
     """Constrain the pretrained weights: the start of an arm, not yet trained."""
     input:
-        base="results/{study}/base",
-        train="results/{study}/data/train/data.json",
+        base=FILES.base,
+        train=FILES.split("train").marker,
         texts=texts_that_fit(),
     output:
-        model=consumed(directory("results/{study}/starts/{arm}/model")),
-        certificate="results/{study}/starts/{arm}/certificate.json",
+        model=consumed(directory(FILES.start("{arm}").model)),
+        certificate=FILES.start("{arm}").certificate,
     log:
-        "results/{study}/logs/starts/{arm}.log",
+        FILES.log("starts/{arm}"),
     benchmark:
-        "results/{study}/timings/starts/{arm}.tsv"
+        FILES.timing("starts/{arm}")
     conda:
         "../envs/isotone.yaml"
     resources:
@@ -105,23 +105,19 @@ rule apply_monotonicity:
 rule null:
     """A control whose clean loss equals a constrained arm's, made from the reference arm."""
     input:
-        reference=f"results/{{study}}/runs/{study.report.baseline}/seed-{{seed}}/model",
-        arm="results/{study}/runs/{arm}/seed-{seed}/model",
-        documents=(
-            "results/{study}/data/attack/manifest.json"
-            if study.controls.match == "attacked"
-            else []
-        ),
-        validation="results/{study}/data/validation/data.json",
+        reference=FILES.run(study.report.baseline, "{seed}").model,
+        arm=FILES.run("{arm}", "{seed}").model,
+        documents=(FILES.attack_manifest if study.controls.match == "attacked" else []),
+        validation=FILES.split("validation").marker,
     output:
-        model=directory("results/{study}/runs/{arm}~{kind}/seed-{seed}/model"),
-        history="results/{study}/runs/{arm}~{kind}/seed-{seed}/history.csv",
-        certificate="results/{study}/runs/{arm}~{kind}/seed-{seed}/certificate.json",
-        marker="results/{study}/runs/{arm}~{kind}/seed-{seed}/train.json",
+        model=directory(FILES.run("{arm}~{kind}", "{seed}").model),
+        history=FILES.run("{arm}~{kind}", "{seed}").history,
+        certificate=FILES.run("{arm}~{kind}", "{seed}").certificate,
+        marker=FILES.run("{arm}~{kind}", "{seed}").marker,
     log:
-        "results/{study}/logs/null/{arm}~{kind}-seed-{seed}.log",
+        FILES.log("null/{arm}~{kind}-seed-{seed}"),
     benchmark:
-        "results/{study}/timings/null/{arm}~{kind}-seed-{seed}.tsv"
+        FILES.timing("null/{arm}~{kind}-seed-{seed}")
     wildcard_constraints:
         arm="[a-z][a-z0-9_]*",
         kind="tempered|noised",
@@ -153,17 +149,17 @@ rule null:
 rule early:
     """A checkpoint of the pretraining as a point of the control curve, one for all arms and seeds."""
     input:
-        base="results/{study}/base",
-        validation="results/{study}/data/validation/data.json",
+        base=FILES.base,
+        validation=FILES.split("validation").marker,
     output:
-        model=directory("results/{study}/runs/{arm}~early-{label}/seed-{seed}/model"),
-        history="results/{study}/runs/{arm}~early-{label}/seed-{seed}/history.csv",
-        certificate="results/{study}/runs/{arm}~early-{label}/seed-{seed}/certificate.json",
-        marker="results/{study}/runs/{arm}~early-{label}/seed-{seed}/train.json",
+        model=directory(FILES.run("{arm}~early-{label}", "{seed}").model),
+        history=FILES.run("{arm}~early-{label}", "{seed}").history,
+        certificate=FILES.run("{arm}~early-{label}", "{seed}").certificate,
+        marker=FILES.run("{arm}~early-{label}", "{seed}").marker,
     log:
-        "results/{study}/logs/null/{arm}~early-{label}-seed-{seed}.log",
+        FILES.log("null/{arm}~early-{label}-seed-{seed}"),
     benchmark:
-        "results/{study}/timings/null/{arm}~early-{label}-seed-{seed}.tsv"
+        FILES.timing("null/{arm}~early-{label}-seed-{seed}")
     wildcard_constraints:
         arm="[a-z][a-z0-9_]*",
         label="[A-Za-z0-9._-]+",

@@ -86,6 +86,19 @@ class Rows:
 class Run(Trained):
     """One evaluated model: an arm or a control, from one seed."""
 
+    arm: str
+    seed: int | str
+
+    @property
+    def key(self) -> str:
+        """How rows and reports call it: ``mlp_in/seed-42``."""
+        return RUN.format(arm=self.arm, seed=self.seed)
+
+    @property
+    def calibration(self) -> str:
+        """Its best temperature on validation text."""
+        return f"{self.folder}/calibration.json"
+
     @property
     def perplexity(self) -> Rows:
         """Clean quality."""
@@ -152,6 +165,16 @@ class Layout:
         return self.at("data/attack")
 
     @property
+    def attack_texts(self) -> str:
+        """The attacked documents and those that triggers are searched on."""
+        return f"{self.attack_documents}/documents.jsonl"
+
+    @property
+    def attack_vocabulary(self) -> str:
+        """The tokens that an attack may write."""
+        return f"{self.attack_documents}/vocabulary.json"
+
+    @property
     def attack_manifest(self) -> str:
         """Marker of the attack documents."""
         return f"{self.attack_documents}/manifest.json"
@@ -179,7 +202,7 @@ class Layout:
     def run(self, arm: str, seed: int | str) -> Run:
         """One run."""
         folder = self.at("runs/" + RUN.format(arm=arm, seed=seed))
-        return Run(folder, f"{folder}/model")
+        return Run(folder, f"{folder}/model", arm, seed)
 
     def transfer(self, attack: str, arm: str, seed: int | str) -> Rows:
         """What all runs' attacks do to one run."""
