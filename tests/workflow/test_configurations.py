@@ -42,13 +42,17 @@ def jobs(study: Study) -> dict[str, int]:
         "early": sum("~early-" in arm for arm, _ in runs),
         "null": sum("~" in arm and "~early-" not in arm for arm, _ in runs),
         "perplexity": len(runs),
-        "transfer": len(study.attacks.transfer) * len(trained),
         "pretrain": int(study.model.source == "scratch"),
         "fetch": int("hub" in (study.model.source, study.data.source)),
         "report": 1,
     }
-    for attack in study.attacks.run:
-        expected[f"attack_{attack}"] = sum(attack in study.attacks_of(arm) for arm, _ in runs)
+    together = study.operation.attack_jobs == "seed"  # one job for all models of a seed, controls apart
+    for arm, seed in runs:
+        group = f"_{'controls' if '~' in arm else 'seed'}_{seed}" if together else ""
+        rules = [(f"attack_{attack}{group}", 1) for attack in study.attacks_of(arm)]
+        rules += [(f"transfer{group}", len(study.attacks.transfer))] if "~" not in arm else []
+        for rule, count in rules:
+            expected[rule] = count if together else expected.get(rule, 0) + count
     return {rule: count for rule, count in expected.items() if count}
 
 
