@@ -200,16 +200,12 @@ def members_of(spec):
 
 
 def groups_of(runs):
-    """Which runs share a job, by name; one group without a name where each run has a job of its own.
-
-    The first seed's runs, those of the other seeds and the controls differ in their settings and share none.
-    """
+    """Which runs share a job, by name; one group without a name where each run has a job of its own."""
     if study.operation.attack_jobs == "run":
         return {"": [EACH_RUN]}
     groups = {}
     for run in runs:
-        kind = "controls" if "~" in run.arm else "seed"
-        groups.setdefault(f"{kind}_{run.seed}", []).append(run)
+        groups.setdefault(study.shared_job(run.arm, run.seed), []).append(run)
     return groups
 
 

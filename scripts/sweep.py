@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from isotone import errors, records
 from isotone.controls.selection import Measured, choose
+from isotone.layout import Layout
 from isotone.schema import as_mapping
 from isotone.studies.reading import study_of
 from isotone.studies.study import Study
@@ -47,7 +48,7 @@ def attack(study: Study, folder: Path, arm: str, seed: int) -> float:
     marker = out / "hotflip.json"
     if not marker.exists():
         settings = records.canonical_json(shared | {"hotflip": as_mapping(study.attacks.hotflip)})
-        model = folder / f"runs/{arm}/seed-{seed}/model"
+        model = Layout(str(folder)).run(arm, seed).model
         where = ["--rows", out / "hotflip.jsonl", "--cost", out / "hotflip.cost.jsonl", "--marker", marker]
         program(
             "attack", "--attack", "hotflip", "--settings", settings, "--model", model, "--documents", documents, *where
@@ -61,7 +62,7 @@ def trained(study: Study, folder: Path, arm: str, seed: int) -> records.Json:
     Raises:
         ConfigurationError: if it has not been trained yet; names the target.
     """
-    marker = folder / f"runs/{arm}/seed-{seed}/train.json"
+    marker = Path(Layout(str(folder)).run(arm, seed).marker)
     if not marker.exists():
         raise errors.ConfigurationError(
             f"{marker} is missing: the sweep {study.study} is not trained. Run `snakemake ... train_all` with the same "

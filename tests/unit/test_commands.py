@@ -356,7 +356,7 @@ def test_the_doctor_sees_what_is_missing(study, monkeypatch, tmp_path):
     )
     monkeypatch.setattr(checks, "total_memory", lambda: 2**34)
     monkeypatch.setattr(checks, "gpus", lambda: [])
-    assert checks.memory(large, study)[0] == "red" and "sharding" in checks.memory(large, study)[1]
+    assert checks.memory(large, study)[0] == "red" and "share the model" in checks.memory(large, study)[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert checks.hub(large)[0] == "red" and "until fetch" in checks.hub(large)[1]
     monkeypatch.setattr(checks_disk.shutil, "disk_usage", lambda _: type("D", (), {"free": 10**9})())

@@ -17,7 +17,7 @@ from isotone.commands.history import (
     tail,
 )
 from isotone.config.data import SPLITS
-from isotone.layout import state_root
+from isotone.layout import Layout, state_root
 from isotone.records import read_json_quietly
 from isotone.studies.study import Study
 from isotone.training.supervision.liveness import FAILED, KILLED, judge
@@ -80,36 +80,36 @@ class Survey:
 
 def expected_steps(study: Study, folder: Path) -> list[Step]:
     """Every step that the configuration asks for, apart from training, in the order of work."""
-    logs = folder / "logs"
+    files = Layout(str(folder))
 
     def step(stage: str, name: str, marker: str, log: str) -> Step:
-        return Step(stage, name, folder / marker, logs / f"{log}.log")
+        return Step(stage, name, Path(marker), Path(files.log(log)))
 
     steps = []
     if "hub" in (study.model.source, *(source.source for source in study.data.candidates())):
-        steps.append(step("fetch", "fetch", "fetch.json", "fetch"))
-    steps.append(step("corpus", "corpus", "data/corpus.json", "corpus"))
-    steps.append(step("setup", "setup", "setup.json", "setup"))
-    steps += [step("tokenize", split, f"data/{split}/data.json", f"tokenize/{split}") for split in SPLITS]
-    steps.append(step("attack documents", "attack", "data/attack/manifest.json", "attack_documents"))
-    steps += [step("starts", arm, f"starts/{arm}/certificate.json", f"starts/{arm}") for arm in study.arms]
+        steps.append(step("fetch", "fetch", files.fetched, "fetch"))
+    steps.append(step("corpus", "corpus", files.corpus, "corpus"))
+    steps.append(step("setup", "setup", files.setup, "setup"))
+    steps += [step("tokenize", split, files.split(split).marker, f"tokenize/{split}") for split in SPLITS]
+    steps.append(step("attack documents", "attack", files.attack_manifest, "attack_documents"))
+    steps += [step("starts", arm, files.start(arm).certificate, f"starts/{arm}") for arm in study.arms]
     for arm, seed in study.runs():
-        run = f"{arm}-seed-{seed}"
-        below = f"runs/{arm}/seed-{seed}"
-        steps.append(step("perplexity", run, f"{below}/perplexity.json", f"perplexity/{run}"))
+        run, name = files.run(arm, seed), f"{arm}-seed-{seed}"
+        job = study.shared_job(arm, seed) or name
+        steps.append(step("calibrate", name, run.calibration, f"calibrate/{job}"))
+        steps.append(step("perplexity", name, run.perplexity.marker, f"perplexity/{name}"))
         for attack in study.attacks_of(arm):
-            steps.append(step(f"attack {attack}", run, f"{below}/attacks/{attack}.json", f"attacks/{attack}/{run}"))
+            steps.append(step(f"attack {attack}", name, run.attack(attack).marker, f"attacks/{attack}/{job}"))
         if study.order_preservation.run:
-            steps.append(step("order", run, f"{below}/order.json", f"order/{run}"))
+            steps.append(step("order", name, run.order.marker, f"order/{name}"))
     for attack in study.attacks.transfer:
         for arm in study.arms:
             for seed in study.seeds_of(arm):
-                run = f"{arm}-seed-{seed}"
-                steps.append(
-                    step(f"transfer {attack}", run, f"transfer/{attack}/{run}.json", f"transfer/{attack}/{run}")
-                )
-    steps.append(step("aggregate", "aggregate", "final_results.json", "aggregate"))
-    steps.append(step("report", "report", "report.html", "report"))
+                name = f"{arm}-seed-{seed}"
+                log = f"transfer/{attack}/{study.shared_job(arm, seed) or name}"
+                steps.append(step(f"transfer {attack}", name, files.transfer(attack, arm, seed).marker, log))
+    steps.append(step("aggregate", "aggregate", files.results, "aggregate"))
+    steps.append(step("report", "report", files.report, "report"))
     return steps
 
 

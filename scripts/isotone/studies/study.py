@@ -199,6 +199,13 @@ class Study:
         """Every (arm, seed) that a complete study holds, controls included."""
         return [(arm, seed) for arm in [*self.arms, *self.control_arms()] for seed in self.seeds_of(arm)]
 
+    def shared_job(self, arm: str, seed: int | str) -> str:
+        """The name of the job that a run's attacks share with other runs'; empty where each run has its own.
+
+        Trained runs and controls of a seed, whose settings differ, share none with each other.
+        """
+        return "" if self.operation.attack_jobs == "run" else f"{'controls' if '~' in arm else 'seed'}_{seed}"
+
     def attacks_of(self, arm: str) -> list[str]:
         """The attacks that run on an arm or control."""
         return self.controls.attacks if "~" in arm else self.attacks.run

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from isotone.attacks.registry import SPECS
 from isotone.errors import ConfigurationError
-from isotone.layout import command_for
+from isotone.layout import Layout, command_for
 from isotone.studies.study import Study
+
+HERE = Layout(".")  # paths relative to the study's folder
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +34,7 @@ class Run:
     @property
     def folder(self) -> str:
         """Relative to the study's folder."""
-        return f"runs/{self.name}/seed-{self.seed}"
+        return os.path.normpath(HERE.run(self.name, self.seed).folder)
 
     @property
     def key(self) -> str:
@@ -61,19 +64,21 @@ def primary_variant(study: Study, attack: str) -> str:
 
 def files_of(study: Study, run: Run) -> list[str]:
     """Every file that aggregation reads of one run, relative to the study's folder."""
-    names = ["train.json", "history.csv", "certificate.json", "perplexity.jsonl", "perplexity.json"]
+    files = HERE.run(run.name, run.seed)
+    found = [files.marker, files.history, files.certificate, files.perplexity.rows, files.perplexity.marker]
     for attack in study.attacks_of(run.name):
-        names += [f"attacks/{attack}.jsonl", f"attacks/{attack}.json"]
+        found += [files.attack(attack).rows, files.attack(attack).marker]
     if study.order_preservation.run:
-        names += ["order.jsonl", "order.json"]
-    return [f"{run.folder}/{name}" for name in names]
+        found += [files.order.rows, files.order.marker]
+    return [os.path.normpath(path) for path in found]
 
 
 def transfer_files(study: Study) -> list[str]:
     """Rows of the transfer matrix: one file per attack and target run."""
-    targets = trained_runs(study)
     return [
-        f"transfer/{attack}/{run.name}-seed-{run.seed}.jsonl" for attack in study.attacks.transfer for run in targets
+        os.path.normpath(HERE.transfer(attack, run.name, run.seed).rows)
+        for attack in study.attacks.transfer
+        for run in trained_runs(study)
     ]
 
 
