@@ -50,7 +50,7 @@ def last_error(log: Path) -> str:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes that removing a folder would free: files with a second name elsewhere, or gone meanwhile, count as nothing."""
+    """Bytes that removing a folder would free: files with a hard link elsewhere, or gone meanwhile, count as nothing."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

@@ -59,7 +59,9 @@ def limits(results: Json) -> list[str]:
     skipped = [gate for gate in gates if gate["state"] == "not run"]
     ran = len(gates) - len(skipped)
     if failed:
-        found.append(f"{len(failed)} of the {ran} gates that ran failed: {_by_gate(failed)}.")
+        found.append(
+            f"{len(failed)} of the {ran} gates that ran failed; what these ask for does not hold: {_by_gate(failed)}."
+        )
     else:
         found.append(f"No gate failed ({ran} ran).")
     if skipped:

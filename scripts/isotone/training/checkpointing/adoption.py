@@ -33,7 +33,7 @@ class Left:
     Attributes:
         how: differences that change only how a step is computed, in words.
         result: differences that change the result, in words.
-        bytes: on the disk; those with a second name elsewhere are counted too.
+        bytes: on the disk; those with a hard link elsewhere are counted too.
     """
 
     folder: Path
@@ -71,7 +71,7 @@ def left_behind(run: Run) -> list[Left]:
 def adopt(run: Run, lease: Lease, event: Callable[..., Any]) -> None:
     """Take over the newest checkpoints that were made under settings with the same result, if this run has none.
 
-    They get second names here, which cost no room; the other folder keeps its own, so
+    They are hard-linked here, which costs no room; the other folder keeps its own, so
     that its settings go on from there too.
 
     Args:

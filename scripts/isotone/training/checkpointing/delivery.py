@@ -45,7 +45,7 @@ def finished_before(folder: Path) -> bool:
 def deliver(folder: Path, outputs: Outputs) -> None:
     """Put the results of a finished run where its caller wants them, the marker last.
 
-    They are second names of the kept files, which cost no room, or copies where the two
+    They are hard links to the kept files, which cost no room, or copies where the two
     lie on different file systems. Their times are those of the delivery, because
     Snakemake compares them with the inputs'.
 

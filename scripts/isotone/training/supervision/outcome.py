@@ -41,7 +41,7 @@ def check_start(folder: Path, study_folder: Path) -> None:
     """Stop a start that cannot lead anywhere, before anything heavy is imported.
 
     Raises:
-        Halted: a HALT file stands.
+        Halted: a HALT file exists.
         ConfigurationError, Diverged: an earlier start with the same inputs ended so.
     """
     if place := halted(folder, study_folder):
