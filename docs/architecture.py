@@ -25,6 +25,7 @@ ROOT = {
     "devices",
     "environment",
     "errors",
+    "gpus",
     "layout",
     "progress",
     "provenance",

@@ -10,6 +10,7 @@ from isotone import errors
 COMMANDS = {
     "status": "what is done, runs, waits or failed, and what it cost so far",
     "doctor": "whether this machine can do a study, before anything is submitted",
+    "monitor": "what the GPUs of this machine do, a line a second",
     "estimate": "tokens, steps, FLOPs, hours and disk of a study",
     "families": "the architecture families that Isotone knows, and what each scope and certificate means there",
     "checkpoints": "list, verify or export the checkpoints of a study",

@@ -145,6 +145,20 @@ def total_memory() -> int:
     return min(limits)
 
 
+def available_memory() -> int:
+    """Bytes of main memory that a new program may take: free or only cached, within the control group's limit."""
+    import psutil
+
+    room, group = int(psutil.virtual_memory().available), Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+        room = min(room, limit - used + int(cached))
+    except (OSError, ValueError, KeyError):  # no limit, or none that is told
+        pass
+    return max(0, room)
+
+
 def head_room(folder: Path) -> dict[str, int]:
     """Free disk at ``folder`` and total main memory, in bytes."""
     return {"disk_free": shutil.disk_usage(folder).free, "memory_total": total_memory()}

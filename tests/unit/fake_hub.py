@@ -15,13 +15,21 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one folder as model ``tiny/model``; ``trouble`` holds answers to give first, as (status, error code)."""
+    """Serves one folder as model ``tiny/model``, and tells of a data set ``tiny/text``.
+
+    Attributes:
+        trouble: answers to give first, as (status, error code).
+        gated: what the hub says of both.
+        admitted: whether files of a gated one are given out.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder = folder
         self.trouble: list[tuple[int, str]] = []
         self.served: list[str] = []
+        self.gated: bool | str = False
+        self.admitted = True
 
     @property
     def url(self) -> str:
@@ -57,11 +65,12 @@ class Handler(BaseHTTPRequestHandler):
             return
         files = sorted(file for file in self.server.folder.rglob("*") if file.is_file())
         names = [file.relative_to(self.server.folder).as_posix() for file in files]
-        if path.startswith("/api/models/tiny/model/revision/"):
+        if path.startswith(("/api/models/tiny/model/revision/", "/api/datasets/tiny/text/revision/")):
             if not path.endswith(("/v1", COMMIT)):
                 self.send(404, b"{}", with_body, X_Error_Code="RevisionNotFound")
                 return
-            body = {"id": "tiny/model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            siblings = [{"rfilename": name} for name in ["README.md", ".gitattributes", *names]]
+            body = {"id": path.split("/revision")[0], "sha": COMMIT, "gated": self.server.gated, "siblings": siblings}
             self.send(200, json.dumps(body).encode(), with_body, Content_Type="application/json")
         elif path.startswith("/api/models/tiny/model/tree/"):
             entries = [
@@ -69,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
                 for name, file in zip(names, files, strict=True)
             ]
             self.send(200, json.dumps(entries).encode(), with_body, Content_Type="application/json")
+        elif "/resolve/" in path and not self.server.admitted:
+            self.send(403, b"{}", with_body, X_Error_Code="GatedRepo", X_Error_Message="ask its authors")
         elif path.startswith("/tiny/model/resolve/"):
             name = path.split("/", 5)[5]
             self.server.served.append(name)

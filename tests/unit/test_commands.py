@@ -358,7 +358,7 @@ def test_the_doctor_sees_what_is_missing(study, monkeypatch, tmp_path):
     monkeypatch.setattr(checks, "gpus", lambda: [])
     assert checks.memory(large, study)[0] == "red" and "share the model" in checks.memory(large, study)[1]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert checks.hub(large)[0] == "red" and "until fetch" in checks.hub(large)[1]
+    assert checks.downloads(large)[0] == "red" and "until fetch" in checks.downloads(large)[1]
     monkeypatch.setattr(checks_disk.shutil, "disk_usage", lambda _: type("D", (), {"free": 10**9})())
     assert checks_disk.disk(large, study)[0] == "red"
 

@@ -43,7 +43,8 @@ def explain(error: Exception, kind: str, name: str, revision: str) -> Configurat
 
     page = f"{kind}.name is {name!r} (revision {revision})"
     status = status_of(error)
-    if isinstance(error, GatedRepoError) or status in (401, 403):
+    absent = isinstance(error, RepositoryNotFoundError)  # a hub says 401 of it to those who have not logged in
+    if isinstance(error, GatedRepoError) or (status in (401, 403) and not absent):
         return ConfigurationError(
             f"{page}: the hub refuses it. It is gated or private: accept its terms on its page, make a read token "
             "in your account's settings, and say: export HF_TOKEN=... (or hf auth login) before you run this again."
@@ -52,7 +53,7 @@ def explain(error: Exception, kind: str, name: str, revision: str) -> Configurat
         return ConfigurationError(
             f"{page}: it has no such revision. Set {kind}.revision to a commit hash or tag of it."
         )
-    if isinstance(error, RepositoryNotFoundError) or status == 404:
+    if absent or status == 404:
         return ConfigurationError(
             f"{page}: the hub has nothing of that name, or it is private. Check the spelling; for a private one, export HF_TOKEN."
         )

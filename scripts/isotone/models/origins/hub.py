@@ -53,7 +53,9 @@ def fetch_model(settings: Model) -> Path:
         folder = retry(download, f"fetching model {settings.name}", is_transient)
     except ConfigurationError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a broken connection is no OSError in every client
+        if not isinstance(error, (OSError, ValueError, RuntimeError)) and not is_transient(error):
+            raise
         raise explain(error, "model", settings.name, settings.revision) from None
     _check_files(settings, [path.name for path in folder.iterdir()])
     return folder

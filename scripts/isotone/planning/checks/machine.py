@@ -1,4 +1,4 @@
-"""Checks of one machine: packages, devices, memory, hub; and the list of all checks."""
+"""Checks of one machine: packages, devices, memory, cores; and the list of all checks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from isotone.environment import total_memory
+from isotone.environment import available_cpus, available_memory, total_memory
 from isotone.errors import ConfigurationError
 from isotone.planning.capacity import GIB, shape_of, training_memory
-from isotone.planning.checks import Check, Verdict
+from isotone.planning.checks import Check, Verdict, busy
 from isotone.planning.checks import disk as checks_disk
+from isotone.planning.checks.downloads import downloads
 from isotone.studies.study import Study
 
+LIBRARIES = 2 * GIB  # main memory of Python, torch and the readers of data
 NEEDED = [
     "torch",
     "transformers",
@@ -122,50 +124,37 @@ def memory(study: Study, folder: Path) -> Verdict:
     return "green", words
 
 
-def hub(study: Study) -> Verdict:
-    """The hub answers, or the cache is complete, for studies that need it."""
-    if study.model.source != "hub" and not any(source.source == "hub" for source in study.data.candidates()):
-        return "green", "not needed by this study"
-    from isotone.data.readers.dataset import cached
-    from isotone.data.readers.sources import wanted_rows
-    from isotone.hub.network import cache_in_words, is_offline
+def main_memory(study: Study, folder: Path) -> Verdict:
+    """What the programs of a study hold in main memory, against what others leave of it."""
+    shape = shape_of(study.model, folder / "base")
+    if on_gpu := bool(gpus()):
+        needed, what = 2 * 4 * shape.parameters + LIBRARIES, "the model twice in fp32, while it is read, and libraries"
+    else:
+        needed, what = training_memory(shape, study.training).total + LIBRARIES, "training without a GPU, and libraries"
+    total, free = total_memory(), available_memory()
+    words = f"about {needed / GIB:.1f} GiB needed ({what}); {free / GIB:.1f} of {total / GIB:.1f} available"
+    if on_gpu and needed > total:
+        return "red", f"{words}. Ask for more memory (mem_mb in the profile), or take a smaller model."
+    if needed > free:
+        return "yellow", f"{words}. End other programs, or run one job at a time (--jobs 1)."
+    return "green", words
 
-    missing = []
-    if study.model.source == "hub":
-        from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(study.model.name, "config.json", revision=study.model.revision)
-        if not isinstance(found, str):
-            missing.append(study.model.name)
-    if study.data.source == "hub" and not cached(study.data, None, wanted_rows(study.data.documents)).exists():
-        missing.append(study.data.name)
-    if not missing:
-        return "green", f"everything is in the cache ({cache_in_words()})"
-    if is_offline():
+def cores(study: Study) -> Verdict:
+    """Cores against the threads of the study's trainings; jobs beside each other need more."""
+    asked = {f"arms.{arm}": study.training_of(arm).threads for arm in study.arms}
+    if study.model.source == "scratch":
+        asked["pretraining"] = study.base_job().training.threads
+    where, most = max(asked.items(), key=lambda item: item[1])
+    found = available_cpus()
+    words = f"{found} for this process; training asks for {most} thread{'s' if most > 1 else ''}"
+    if found < most:
         return (
-            "red",
-            f"HF_HUB_OFFLINE is set and {', '.join(missing)} is not in the cache. Fetch first, online: snakemake --until fetch",
+            "yellow",
+            f"{words} ({where}), which take turns and get slower. Lower its training.threads (the bits of a CPU run "
+            f"change with it), or take a machine or job with {most} cores.",
         )
-    return _reachable(missing)
-
-
-def _reachable(missing: list[str]) -> Verdict:
-    import urllib.error
-    import urllib.request
-
-    from huggingface_hub.constants import ENDPOINT
-
-    try:
-        with urllib.request.urlopen(urllib.request.Request(ENDPOINT, method="HEAD"), timeout=10):
-            pass
-    except urllib.error.HTTPError:
-        pass  # an answer, whatever it says
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        return (
-            "red",
-            f"{', '.join(missing)} must be fetched, but {ENDPOINT} does not answer ({error}). Check the connection or proxy.",
-        )
-    return "green", f"{ENDPOINT} answers; {', '.join(missing)} will be fetched"
+    return "green", words
 
 
 def size_known(study: Study, folder: Path, check: Callable[[Study, Path], Verdict]) -> Verdict:
@@ -182,11 +171,14 @@ def all_checks(study: Study, folder: Path) -> list[Check]:
         ("python", python),
         ("packages", packages),
         ("devices", partial(devices, study)),
+        ("busy GPUs", busy.gpus),
         ("memory", partial(size_known, study, folder, memory)),
+        ("main memory", partial(size_known, study, folder, main_memory)),
+        ("cores", partial(cores, study)),
         ("disk", partial(size_known, study, folder, checks_disk.disk)),
         ("file system", partial(checks_disk.file_system, folder)),
         ("saves", partial(size_known, study, folder, checks_disk.save_time)),
         ("home", checks_disk.home_quota),
-        ("hub", partial(hub, study)),
+        ("hub", partial(downloads, study)),
         ("clock", partial(checks_disk.clock, folder)),
     ]

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from isotone.gpus import Gpus
+from isotone.records import Json
 from isotone.training.observer import Observer
 from isotone.training.telemetry.rotation import Rotated, older
 
@@ -50,73 +52,51 @@ class Monitor(Observer):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         tell: Callable[..., None],
         *,
         devices: Sequence[str] | None = None,
         library: Any = None,
         period: float = 1.0,
+        alone: bool = False,
     ) -> None:
         """Start watching if there is a GPU.
 
         Args:
+            path: where rows are appended; None: nowhere.
             tell: takes a kind and facts: advice when the GPUs have idled for a minute, an alarm when the readings
                 fail for a minute.
             devices: UUIDs of the GPUs of this job; None: all of this machine.
             library: pynvml, or something with its functions.
+            alone: no thread; the caller calls `look` when it wants a reading.
         """
         self.tell, self.period = tell, period
-        self._file = Rotated(path, LIMIT)
+        self.gpus = Gpus(devices, library)
+        self._file = Rotated(path, LIMIT) if path is not None else None
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._seen: list[float] = []
         self._failed = 0
-        self._library = library
-        self._handles: dict[int, Any] = {}
-        with contextlib.suppress(Exception):  # no package, no driver, no GPU: nothing to watch
-            if self._library is None:
-                import pynvml
-
-                self._library = pynvml
-            self._library.nvmlInit()
-            self._handles = self._find(devices)
-        if self._handles:
+        if self.gpus.handles and not alone:
             self._thread = threading.Thread(target=self._watch, name="gpu", daemon=True)
             self._thread.start()
 
-    def _find(self, devices: Sequence[str] | None) -> dict[int, Any]:
-        """Handles by the number that the job, or without ``devices`` the machine, gives a GPU."""
-        if devices is None:
-            count = self._library.nvmlDeviceGetCount()
-            return {index: self._library.nvmlDeviceGetHandleByIndex(index) for index in range(count)}
-        return {index: self._library.nvmlDeviceGetHandleByUUID(name) for index, name in enumerate(devices)}
-
-    def _read(self, index: int) -> dict[str, Any]:
-        library, handle = self._library, self._handles[index]
-        memory = library.nvmlDeviceGetMemoryInfo(handle)
-        return {
-            "gpu": index,
-            "utilisation": library.nvmlDeviceGetUtilizationRates(handle).gpu,
-            "memory": memory.used,
-            "total": memory.total,
-            "temperature": library.nvmlDeviceGetTemperature(handle, 0),
-            "power": library.nvmlDeviceGetPowerUsage(handle) / 1000,
-        }
-
     def _watch(self) -> None:
         while not self._closed.wait(self.period):
-            rows, trouble = [], ""
-            for index in self._handles:
-                try:
-                    rows.append(self._read(index))
-                except Exception as error:  # of the driver, of any kind; the next reading may be good
-                    trouble = f"GPU {index}: {type(error).__name__}: {error}"
-            self._file.append(*(json.dumps({"time": time.time(), **row}) for row in rows))
-            self._failed = 0 if rows else self._failed + 1
-            if self._failed == DEAD:
-                self.tell("alarm", what="the GPU monitor reads nothing", readings=DEAD, error=trouble)
-            if rows:
-                self._judge(statistics.mean(row["utilisation"] for row in rows))
+            self.look()
+
+    def look(self) -> list[Json]:
+        """Read every GPU once, write the rows down, and judge them; the rows."""
+        rows, trouble = self.gpus.read()
+        rows = [{"time": time.time(), **row} for row in rows]
+        if self._file is not None:
+            self._file.append(*map(json.dumps, rows))
+        self._failed = 0 if rows else self._failed + 1
+        if self._failed == DEAD:
+            self.tell("alarm", what="the GPU monitor reads nothing", readings=DEAD, error=trouble)
+        if rows:
+            self._judge(statistics.mean(row["utilisation"] for row in rows))
+        return rows
 
     def _judge(self, utilisation: float) -> None:
         self._seen.append(utilisation)
