@@ -193,6 +193,9 @@ def test_main_memory_against_what_others_leave(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(checks, "gpus", lambda: [{"name": "H100"}])
     monkeypatch.setattr(checks, "total_memory", lambda: 8 << 30)
     assert checks.main_memory(large, tmp_path)[0] == "red"
+    monkeypatch.setattr(checks, "gpus", lambda: [])
+    colour, words = checks.main_memory(large, tmp_path)
+    assert colour == "yellow" and "Ask for more memory" in words
 
 
 def test_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:

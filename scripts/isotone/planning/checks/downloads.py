@@ -100,9 +100,9 @@ def _text(data: Data) -> Verdict:
         if verdict[0] != "red":
             if not failed:
                 return verdict
-            return "yellow", f"{' '.join(failed)} The next of data.alternatives is taken: {verdict[1]}"
-        failed.append(verdict[1])
-    return "red", " ".join(failed)
+            return "yellow", f"{'; '.join(failed)}. The next of data.alternatives is taken: {verdict[1]}"
+        failed.append(verdict[1].removesuffix("."))
+    return "red", "; ".join(failed)
 
 
 def downloads(study: Study) -> Verdict:

@@ -133,8 +133,9 @@ def main_memory(study: Study, folder: Path) -> Verdict:
         needed, what = training_memory(shape, study.training).total + LIBRARIES, "training without a GPU, and libraries"
     total, free = total_memory(), available_memory()
     words = f"about {needed / GIB:.1f} GiB needed ({what}); {free / GIB:.1f} of {total / GIB:.1f} available"
-    if on_gpu and needed > total:
-        return "red", f"{words}. Ask for more memory (mem_mb in the profile), or take a smaller model."
+    if needed > total:  # without a GPU the check `memory` has judged it
+        advice = "Ask for more memory (mem_mb in the profile), or take a smaller model."
+        return "red" if on_gpu else "yellow", f"{words}. {advice}"
     if needed > free:
         return "yellow", f"{words}. End other programs, or run one job at a time (--jobs 1)."
     return "green", words
