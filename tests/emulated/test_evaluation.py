@@ -104,7 +104,8 @@ def attacked(name: str) -> tuple[list[str], list[str]]:
     return expected, found
 
 
-@pytest.mark.parametrize("name", sorted(SPECS))
+# Without `noise`, which rewrites text and needs a tokenizer, and `strongest`, which reads rows and no model.
+@pytest.mark.parametrize("name", sorted(set(SPECS) - {"noise", "strongest"}))
 def test_every_attack_runs_there_and_does_the_same_damage(name: str) -> None:
     expected, found = in_fork(lambda: attacked(name))
     assert found and len(found) == len(expected)

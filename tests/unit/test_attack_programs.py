@@ -118,7 +118,7 @@ def test_vocabulary_has_no_padding_special_or_unprintable_tokens():
 
 def test_an_embedding_smaller_than_the_tokenizer_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"vocab_size": 100}')
-    with pytest.raises(ConfigurationError, match="has 320 tokens, but the model has 100 embedding rows"):
+    with pytest.raises(ConfigurationError, match="largest id is 319, but the model has 100 embedding rows"):
         prepare.embedding_rows(tmp_path, 320)
 
 

@@ -93,7 +93,7 @@ def test_a_family_goes_from_its_folder_to_the_report(checkout: Path, tmp_path: P
     certificate = json.loads((study / "runs/constrained/seed-42/certificate.json").read_text())
     constrained = [layer for layer in certificate["layers"] if layer["entries"]]
     assert constrained and all(layer["negatives"] == 0 for layer in constrained)
-    if CONSTRAINTS[family]["start"] == "lift":  # which changes no output; centring drops one of 32 directions
+    if CONSTRAINTS[family]["init"] == "lift":  # which changes no output; centring drops one of 32 directions
         assert fitted["start_loss"] == pytest.approx(
             base["start_loss"], abs=2e-3 if CONSTRAINTS[family] is PLAIN else 2e-2
         )

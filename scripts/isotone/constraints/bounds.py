@@ -141,4 +141,5 @@ def certified_radius(
         half_N1 = high_N1 / 2 if step < 10 else (low_N1 + high_N1) / 2
         inside = moved(half_N1) <= allowed
         low_N1, high_N1 = torch.where(inside, half_N1, low_N1), torch.where(inside, high_N1, half_N1)
+    low_N1 = low_N1.cpu()  # a GPU has no repeatable median
     return {"radius": float(low_N1.median()), "least": float(low_N1.min()), **found}
