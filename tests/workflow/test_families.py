@@ -24,17 +24,13 @@ PLAIN = {"scope": "mlp_both", "init": "lift"}
 ROTATED = {"scope": "gated_all", "init": "lift", "norm": "rotate_center"}
 CONSTRAINTS = {
     "gpt2": PLAIN,
-    "opt": PLAIN,
     "llama": ROTATED,
-    "phi": PLAIN,  # its norm feeds attention too
     "gemma2": {"scope": "gated_all", "init": "relu"},  # capped logits, gain 1 + w, eager attention
     "qwen3_moe": {"scope": "gated_all", "init": "abs"},  # stacked experts
-    "qwen2": {"scope": "gated_updown", "init": "abs"},
 }
 MODELS = {"llama": {"rms_norm_eps": 1e-5}}  # the epsilon of the norm that rotating leads to
 WITH_NULL = {
     "gpt2",
-    "qwen2",
     "gemma2",
 }  # a lifted arm is no worse than the baseline, so that its null has nothing to temper
 STEPS = 12
