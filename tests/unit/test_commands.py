@@ -321,7 +321,7 @@ def test_sparkline_and_numbers():
 def test_the_estimate_adds_up(study):
     demo = read_study(RAW, "demo")
     stages = {stage.stage: stage for stage in estimate.Estimate(demo, study, "cpu-core", 2, 1500).stages()}
-    assert stages["train both"].jobs == 2 and stages["attack hotflip"].jobs == 4 and stages["nulls"].jobs == 2
+    assert stages["train both"].jobs == 2 and stages["attack hotflip"].jobs == 4 and stages["controls"].jobs == 2
     tokens = stages["train both"].tokens
     assert tokens == 2 * estimate.steps_of(demo.training, 0.8 * 1_124_000) * 32 * 256
     assert stages["train both"].flops == pytest.approx(6 * tokens * 1.317e6, rel=0.3)

@@ -323,7 +323,7 @@ def test_the_programs_in_a_row(study: Study, tmp_path: Path) -> None:
     kept = (top / "final_results.json").read_bytes()
     done = program("aggregate", "--settings", settings, "--folder", top, *outputs)
     assert done.returncode == 78 and "Traceback" not in done.stderr
-    assert "hotflip.jsonl is missing" in done.stderr and "snakemake --profile profiles/local" in done.stderr
+    assert "hotflip.jsonl is missing" in done.stderr and "--profile profiles/local --configfile" in done.stderr
     assert (top / "final_results.json").read_bytes() == kept
 
 

@@ -179,7 +179,7 @@ def test_reasons_and_deadlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "HALT").touch()
     halted = stop(tmp_path)
     assert halted.look(0.0, 0.0)
-    assert "HALT stands" in halted.reason
+    assert "HALT exists" in halted.reason
 
 
 def test_the_watchdog_allows_ten_medians_and_more_for_the_first_step(tmp_path: Path) -> None:

@@ -41,11 +41,11 @@ def run(arguments: argparse.Namespace) -> None:
     print(
         f"{study.study}: {quantity(estimate.shape.parameters)} parameters, on {arguments.count} x {arguments.device}\n"
     )
-    print(f"{'stage':<20}{'jobs':>6}{'tokens':>10}{'steps':>9}{'FLOPs':>11}{'time':>9}{'disk':>10}")
+    print(f"{'stage':<20}{'jobs':>6}{'tokens':>10}{'steps':>9}{'FLOPs':>11}{'time':>9}{'disk':>11}")
     for stage in [*stages, Stage("all", **total)]:
         print(
             f"{stage.stage:<20}{stage.jobs:>6}{quantity(stage.tokens):>10}{stage.steps:>9}{stage.flops:>11.2e}"
-            f"{duration(stage.hours * 3600):>9}{stage.disk / 1e9:>7.2f} GB"
+            f"{duration(stage.hours * 3600):>9}{stage.disk / 1e9:>8.2f} GB"
         )
     print(
         f"\n{arguments.device} hours: {total['hours'] * arguments.count:.2f} (at {REACHED:.0%} of the peak arithmetic)"

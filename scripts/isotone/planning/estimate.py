@@ -147,7 +147,7 @@ class Estimate:
         controls = sum(len(study.seeds_of(arm)) for arm in study.control_arms())
         if controls:
             validation = 12 * study.training.validation_blocks * study.training.length  # root finding
-            stage = self._scoring("nulls", controls, validation, 0.0, study.training.length)
+            stage = self._scoring("controls", controls, validation, 0.0, study.training.length)
             stage.disk = controls * 4.0 * self.shape.parameters
             found.append(stage)
         runs = study.runs()

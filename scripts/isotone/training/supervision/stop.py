@@ -73,7 +73,7 @@ class Stop:
             return False
         self._looked = now
         if place := halted(self.folder, self.study_folder):
-            self.reason = f"{place} stands"
+            self.reason = f"{place} exists"
         elif self.job_end is not None and now + 1.5 * expected_save + 2 * step_seconds + MARGIN > self.job_end:
             self.reason = "the time limit of the job is near"
         return bool(self.reason)
