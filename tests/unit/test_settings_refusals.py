@@ -74,6 +74,11 @@ def test_the_items_of_every_list_are_limited() -> None:
         assert limited, f"the items of {path} are not limited: {items}"
 
 
+def test_a_member_of_an_ensemble_that_does_not_run_is_checked_too() -> None:
+    said = refused(attacks={"strongest": {"members": ["hotflop", "gcg"]}})
+    assert 'attacks.strongest.members has "hotflop"' in said and 'Did you mean "hotflip"?' in said
+
+
 @pytest.mark.parametrize(
     ("more", "where"),
     [

@@ -28,6 +28,7 @@ class Strongest:
     members: list[str] = setting(
         ["hotflip", "gcg", "query"],
         "attacks whose rows are compared; each has to run too",
+        items={"minLength": 1},
         minItems=1,
         uniqueItems=True,
     )

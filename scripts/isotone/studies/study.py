@@ -75,6 +75,12 @@ class Study:
             raise ConfigurationError(
                 f'report.baseline is "{self.report.baseline}", which is not an arm.{suggestion(self.report.baseline, self.arms)}'
             )
+        for attack, spec in SPECS.items():
+            for member in spec.combines(self.attacks.of(attack)):
+                if member not in SPECS:
+                    raise ConfigurationError(
+                        f'attacks.{attack}.members has "{member}", which is no attack.{suggestion(member, SPECS)}'
+                    )
         for key, names in (("attacks.run", self.attacks.run), ("controls.attacks", self.controls.attacks)):
             for attack in names:
                 self._check_members(attack, key, names)
