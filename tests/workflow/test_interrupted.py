@@ -19,7 +19,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_for(path: Path, seconds: float = 240) -> None:
+def wait_for(path: Path, seconds: float = 500) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"
