@@ -63,7 +63,7 @@ from isotone.reporting.final_results import build
 from synthetic_study import Planted, study_settings, write_study
 
 study = study_settings(
-    arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=("toy", "random"), null_attacks=("toy",), documents=8, resamples=100,
+    arms=("baseline", "mlp_in"), seeds=(7, 8), attacks=("toy", "random"), control_attacks=("toy",), documents=8, resamples=100,
     settings={"toy": {"rank": 3}},
 )
 folder = write_study(Path(sys.argv[1]), study, Planted(damage={"mlp_in": -0.3}, noise=0.01, seed_spread=0.0))
