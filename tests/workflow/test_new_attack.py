@@ -68,8 +68,9 @@ study = study_settings(
 )
 folder = write_study(Path(sys.argv[1]), study, Planted(damage={"mlp_in": -0.3}, noise=0.01, seed_spread=0.0))
 document = build(study, folder)
-[claim] = document["results"]["primary"]
-assert (claim["attack"], claim["variant"]) == ("toy", "first") and 0.1 < claim["excess"]["value"] < 0.2, claim
+claims = document["results"]["primary"]
+found = {(claim["control"], claim["attack"], claim["variant"], claim["verdict"]) for claim in claims}
+assert found == {(control, "toy", "first", "more_robust") for control in ("tempered", "noised")}, found
 gates = {gate["gate"]: gate["state"] for gate in document["results"]["gates"]}
 assert gates["toy first >= random matched"] == "pass", gates
 assert "a toy that writes allowed token 3" in methods_tex(document)

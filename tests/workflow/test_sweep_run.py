@@ -9,11 +9,14 @@ import yaml
 
 from tests.workflow.conftest import planned, run
 
-SWEEP = ["scripts/sweep.py", "config/smoke.yaml"]
+SWEEP = ["scripts/sweep.py", "config/smoke.yaml", "sweep.yaml"]
 
 
 def test_a_sweep_chooses_and_its_winner_is_a_study(copy_of_finished: Callable[[], Path]) -> None:
     folder = copy_of_finished()
+    refused = run(folder, *SWEEP[:2])
+    assert refused.returncode == 78 and "a sweep must not read" in refused.stderr
+    (folder / "sweep.yaml").write_text("controls: {match: validation}\n")
     done = run(folder, *SWEEP, "--ceiling", "100")
     assert done.returncode == 0, done.stderr + done.stdout
     assert "winner: mlp_both, written to winner.yaml" in done.stdout
