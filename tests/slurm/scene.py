@@ -96,7 +96,8 @@ class Scene:
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """What the run noted of these kinds, oldest first."""
         files = list((self.folder / "results/drill/state").glob("*/events.jsonl"))
-        lines = files[0].read_text().splitlines() if files else []
+        text = files[0].read_text() if files else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()  # the last one may be being written
         return [event for event in map(json.loads, lines) if not kinds or event["event"] in kinds]
 
     def step(self) -> int:
@@ -104,7 +105,7 @@ class Scene:
         for beat in (self.folder / "results/drill/state").glob("*/heartbeat*.json"):
             try:
                 return int(json.loads(beat.read_text())["step"])
-            except (ValueError, KeyError, OSError):
+            except (ValueError, KeyError, TypeError, OSError):
                 continue
         return -1
 
