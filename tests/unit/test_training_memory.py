@@ -11,7 +11,7 @@ import pytest
 import torch
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError, Unfinished
-from isotone.training import build, finish, micro_batch
+from isotone.training import build, finish, micro_batch, stepper
 from isotone.training.checkpointing.saver import Saver
 from isotone.training.gather import Gatherer
 from isotone.training.optimizer import Optimizer
@@ -98,6 +98,7 @@ def test_a_roll_back_to_the_start_reads_no_second_model_onto_the_device(
         raise OSError(errno.EACCES, "no checkpoint to go back to")
 
     monkeypatch.setattr(build, "load_model", read)
+    monkeypatch.setattr(stepper, "load_model", read)
     monkeypatch.setattr(Saver, "_write", unsaved)
     monkeypatch.setattr("isotone.training.run.join", lambda: World(torch.device("cpu", 0)))
     bad = poisoned(study, tmp_path / "bad", [0, 1])

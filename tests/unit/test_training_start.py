@@ -491,6 +491,7 @@ def test_a_start_that_a_lost_node_went_on_with_fails_without_a_trace(
 
 
 def test_a_closed_terminal_stops_a_run_unless_nohup_protects_it(supervise) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     supervise([])
     assert callable(signal.getsignal(signal.SIGHUP))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isotone.training import build, finish
+from isotone.training import build, finish, stepper
 from isotone.training.checkpointing.saver import Saver
 from isotone.training.checkpointing.store import Store
 from isotone.training.engine import Engine
@@ -63,7 +63,7 @@ def test_a_slow_disk_or_certificate_is_no_hang(
     """Whoever was ended there was ended there again by every start: 75 for ever."""
     validate_to(monkeypatch, {0: 9.0, 4: 3.0, 8: 4.0, 12: 5.0})
     places = [
-        (finish, "save_model"),
+        (stepper, "save_model"),
         (finish, "load_model"),
         (finish, "certificate_of"),
         (finish, "weights_digest"),

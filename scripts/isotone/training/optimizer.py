@@ -216,7 +216,7 @@ class Optimizer:
         """Give back the memory of V, gradients and moments; no step can follow."""
         for value in self.parameters.values():
             value.grad = None
-        self.parameters, self.latents = {}, {}
+        self.parameters, self.latents, self._values = {}, {}, {}
         self.flat = self.flat.new_empty(0)
         del self._adamw
 
