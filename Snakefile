@@ -48,7 +48,6 @@ include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/attack.smk"
 include: "rules/report.smk"
-include: "rules/targets.smk"
 
 
 rule setup_all:

@@ -37,7 +37,7 @@ for _spec in [spec for spec in SPECS.values() if not members_of(spec)]:
         rule:
             """Attack some models; the search differs between the attacks, the damage is measured alike."""
             name:
-                f"attack_{_spec.name}{_group and '_' + _group}"
+                f"attack_{_spec.name}{suffix(_group)}"
             input:
                 models=[run.model for run in _runs],
                 calibrations=[run.calibration for run in _runs],
@@ -71,7 +71,7 @@ for _spec in [spec for spec in SPECS.values() if members_of(spec)]:
         rule:
             """Compare the rows of several attacks on the same models, document by document."""
             name:
-                f"attack_{_spec.name}{_group and '_' + _group}"
+                f"attack_{_spec.name}{suffix(_group)}"
             input:
                 rows=[
                     run.attack(member).rows
@@ -104,7 +104,7 @@ for _group, _runs in transfer_groups().items():
     rule:
         """Replay every run's flips or triggers on some of them; propose with the baseline's gradients, too."""
         name:
-            f"transfer{_group and '_' + _group}"
+            f"transfer{suffix(_group)}"
         input:
             targets=[run.model for run in _runs],
             documents=FILES.attack_manifest,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
+from snakemake.io import is_flagged
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
@@ -18,7 +19,7 @@ from isotone.studies.reading import read_mapping
 from isotone.schema import as_mapping
 from isotone.studies.study import read_study
 from isotone.errors import ConfigurationError
-from isotone.layout import RESULTS, Layout, of_study
+from isotone.layout import Layout, of_study
 from isotone.planning.preflight import check_study
 from isotone.provenance import code_digest
 from isotone.records import canonical_json
@@ -49,7 +50,7 @@ def checked_study():
 
 study = checked_study()
 LAYOUT = of_study(study.study)
-FILES = Layout(RESULTS + "/{study}")  # the same, as patterns of rules
+FILES = Layout("results/{study}")  # the same, as patterns of rules
 
 os.environ.update(
     {
@@ -251,7 +252,7 @@ def attack_settings(attack, run=None):
 
     def of(wildcards):
         key = run.key.format(**dict(wildcards.items())) if run else ""
-        gated = key.endswith(f"/seed-{study.seeds[0]}") and "~" not in key
+        gated = key.endswith(f"seed-{study.seeds[0]}") and "~" not in key
         shared = (
             study.attacks.shared
             if gated
@@ -286,3 +287,46 @@ def everything():
         "attacks": attack_markers(),
         "transfers": transfer_markers(),
     }
+
+
+def suffix(group):
+    """How a group of runs ends the name of its rule."""
+    return f"_{group}" if group else ""
+
+
+# What a study has to have, and what it has lost
+
+
+LAST = [LAYOUT.results, LAYOUT.summary, LAYOUT.tables, LAYOUT.figures, LAYOUT.report]
+
+
+def steps():
+    """The declared outputs of every step of this study, step by step: each is found by its marker."""
+    markers = [path for paths in everything().values() for path in paths]
+    found = {}
+    for path in [*FETCHED, *markers, *LAST]:
+        for maker in workflow.rules:
+            if maker.is_producer(path):
+                wildcards = maker.get_wildcards(path)
+                outputs = tuple(
+                    str(output.apply_wildcards(wildcards))
+                    for output in maker.output
+                    if not is_flagged(output, "temp")
+                )
+                found[outputs] = maker.name
+    return found
+
+
+def lost():
+    """What a finished step has lost, and what a finished study has lost.
+
+    Snakemake makes a file in the middle again only if a target names it. To name every file
+    would make each plan hundreds of lines long, so only those are named that are missing.
+    """
+    finished = Path(LAYOUT.report).exists()
+    found = []
+    for outputs in steps():
+        missing = [path for path in outputs if not Path(path).exists()]
+        if finished or len(missing) < len(outputs):
+            found += missing
+    return found

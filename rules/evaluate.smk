@@ -6,7 +6,7 @@ for _group, _runs in calibration_groups().items():
     rule:
         """Find each model's best temperature on validation text, for damage that no temperature moves."""
         name:
-            f"calibrate{_group and '_' + _group}"
+            f"calibrate{suffix(_group)}"
         input:
             models=[run.model for run in _runs],
             validation=FILES.split("validation").marker,
