@@ -96,11 +96,11 @@ def temperature(model, test, vocabulary, pieces) -> None:
         traces = hotflip.one_shot(objective, test, Ranking(objective, vocabulary), flips=10)
         rows[name] = measure.rows(objective, traces, attack="hotflip", variant="one_shot", pieces=pieces)
     for name, found in rows.items():
-        success = np.mean([row["reference_success"] for row in found])
+        success = np.mean([row["published_success"] for row in found])
         damage = np.mean([row["J"] for row in found])
         clean = np.mean([row["clean_nll"] for row in found])
         print(
-            f"{name}: clean {clean:.3f} nats, first study's success {100 * success:.0f} %, J {damage:.3f}, "
+            f"{name}: clean {clean:.3f} nats, published study's success {100 * success:.0f} %, J {damage:.3f}, "
             f"its 15 % threshold asks {0.15 * clean:.2f} nats"
         )
     own = [

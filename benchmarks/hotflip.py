@@ -2,7 +2,7 @@
 
     python benchmarks/hotflip.py [--documents 12]
 
-The plain loop has the first study's form: one document at a time, loss and gradient
+The plain loop has the published study's form: one document at a time, loss and gradient
 through the whole model, the best token of each position from a product with the
 embedding, then the K best positions, then the loss of the result.
 """
@@ -23,7 +23,7 @@ from small_model import load
 
 
 def plain_loop(model, documents, allowed, flips):
-    """``[(flipped ids, clean loss, loss)]``; the first study's form."""
+    """``[(flipped ids, clean loss, loss)]``; the published study's form."""
     embedding = model.get_input_embeddings().weight
     results = []
     for document in documents:

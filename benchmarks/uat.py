@@ -3,7 +3,7 @@
     python benchmarks/uat.py [--length 10] [--tokens 600000] [--vocabulary 8192]
 
 Both search on the same documents, may read equally many tokens, and are measured on the
-same held-out documents. The first study goes from slot to slot, tries 20 random tokens of
+same held-out documents. The published study goes from slot to slot, tries 20 random tokens of
 its pool in each, and keeps the one with which the search documents lose most; its pool is
 the 100 tokens from number 1000 on. Beside it stand two stronger forms: a pool of 100 tokens
 drawn from the whole vocabulary, and the same with one token tried in each slot at a time.
@@ -47,10 +47,10 @@ def coordinate_ascent(target: TriggerObjective, pool: np.ndarray, draws: int, bu
 
 
 def forms(vocabulary: Vocabulary, seed: int) -> dict[str, tuple[np.ndarray, int]]:
-    """``{name: (pool, tokens tried in a slot at a time)}``; the first study's tokens are common ones."""
+    """``{name: (pool, tokens tried in a slot at a time)}``; the published study's tokens are common ones."""
     everywhere = stream(seed, "uat", "tokens").choice(vocabulary.allowed, size=POOL, replace=False)
     return {
-        "first study's form": (vocabulary.allowed[vocabulary.allowed >= FIRST][:POOL], DRAWS),
+        "published study's form": (vocabulary.allowed[vocabulary.allowed >= FIRST][:POOL], DRAWS),
         "pool of all tokens": (everywhere, DRAWS),
         "pool of all tokens, one draw a slot": (everywhere, 1),
     }

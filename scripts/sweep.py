@@ -86,7 +86,7 @@ def measure(study: Study, folder: Path, arm: str) -> Measured:
     return Measured(
         arm,
         nll=[trained(study, folder, arm, seed)["best"]["loss"] for seed in seeds],
-        reference_nll=[trained(study, folder, reference, seed)["best"]["loss"] for seed in seeds],
+        baseline_nll=[trained(study, folder, reference, seed)["best"]["loss"] for seed in seeds],
         damage=[attack(study, folder, arm, seed) for seed in seeds],
         controls=controls,
     )

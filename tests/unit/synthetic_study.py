@@ -199,7 +199,7 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                     "distance": bins(harm, unchanged),
                 },
                 "kl": abs(J) / 2,
-                "reference_degradation": (J + 0.2) / clean,
+                "published_degradation": (J + 0.2) / clean,
                 "flips": []
                 if universal
                 else [

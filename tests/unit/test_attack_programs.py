@@ -143,7 +143,7 @@ def test_attack_job_writes_rows_cost_and_marker_that_repeat(study, tmp_path, nam
         if name == "hotflip":
             n, k = row["tokens"], changed
             assert n * row["total"] == pytest.approx((n - k) * row["J"] + k * row["self"], abs=1e-6)
-            assert row["reference_degradation"] == pytest.approx(row["total"] / row["clean_nll"])
+            assert row["published_degradation"] == pytest.approx(row["total"] / row["clean_nll"])
             assert [entry["flips"] for entry in row["curve"]] == list(range(len(row["curve"])))
         assert row["J"] == row["curve"][-1]["J"] and row["curve"][0]["J"] == 0
         assert 0 <= row["top1_agreement"] <= 1 and row["kl"] >= -1e-6

@@ -46,7 +46,7 @@ def test_a_row_is_what_the_logits_say():
     for name, log, text in (("clean_accuracy", before, document.ids), ("accuracy", after, ids)):
         assert row[name] == pytest.approx((log.argmax(-1) == text)[kept].mean())
     assert row["window"] == 24 and "calibrated" not in row
-    assert row["reference_degradation"] == pytest.approx((nll - clean).mean() / clean.mean(), rel=1e-4)
+    assert row["published_degradation"] == pytest.approx((nll - clean).mean() / clean.mean(), rel=1e-4)
     assert [(flip["position"], flip["old"], flip["new"]) for flip in row["flips"]] == [
         (11, document.ids[11], 201),
         (5, document.ids[5], 200),
@@ -81,12 +81,12 @@ def test_the_recalibrated_model_is_scored_on_the_same_text(prefix):
 
 
 @pytest.mark.parametrize(("rise", "success"), [(0.9, False), (3.5, False), (3.7, True)])
-def test_success_of_the_first_study_is_a_relative_rise_above_15_percent(rise, success):
+def test_the_published_success_is_a_relative_rise_above_15_percent(rise, success):
     [document] = az.documents(1, length=12)
     ids = document.ids.copy()
     ids[3] = 200
     row = row_of(az.Additive({(3, 200): rise}), document, ids, [3])  # the clean sum is 24 nats, of which 15 % are 3.6
-    assert row["reference_success"] is success
+    assert row["published_success"] is success
 
 
 def test_a_first_token_that_is_not_scored_counts_nowhere():

@@ -113,4 +113,4 @@ def test_the_row_of_a_trigger_is_what_the_losses_say(prefix):
     assert row["J"] == pytest.approx((full[LENGTH:] - clean)[first:].mean(), abs=1e-6)
     assert row["self"] == pytest.approx(full[first:LENGTH].mean(), abs=1e-6)
     assert row["total"] == pytest.approx(full[first:].mean() - clean[first:].mean(), abs=1e-6)
-    assert row["reference_degradation"] == pytest.approx(row["total"] / clean[first:].mean(), abs=1e-6)
+    assert row["published_degradation"] == pytest.approx(row["total"] / clean[first:].mean(), abs=1e-6)

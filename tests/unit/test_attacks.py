@@ -257,10 +257,10 @@ def test_joint_proposals_of_a_trigger_and_gcg_draws():
 
 
 def test_marker_summary_counts_variants():
-    row = {"variant": "greedy", "J": 1.0, "total": 2.0, "clean_nll": 3.0, "reference_success": True}
+    row = {"variant": "greedy", "J": 1.0, "total": 2.0, "clean_nll": 3.0, "published_success": True}
     row["ledger"] = {"forward_tokens": 3, "backward_tokens": 1, "candidates": 2}
-    found = run.summary([row, {**row, "J": 3.0, "reference_success": False}])
-    assert found["greedy"]["J_mean"] == 2.0 and found["greedy"]["reference_success_share"] == 0.5
+    found = run.summary([row, {**row, "J": 3.0, "published_success": False}])
+    assert found["greedy"]["J_mean"] == 2.0 and found["greedy"]["published_success_share"] == 0.5
     assert found["greedy"]["documents"] == 2 and found["greedy"]["forward_tokens"] == 6
 
 

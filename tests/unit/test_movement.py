@@ -45,7 +45,7 @@ def test_training_moves_constrained_weights_and_keeps_their_signs(train, name):
     assert certificate["stage"] == "exported" and all(layer["negatives"] == 0 for layer in certificate["layers"])
 
 
-def test_the_first_studys_bf16_recipe_moves_nothing(train):
+def test_the_published_bf16_recipe_moves_nothing(train):
     constraint = Constraint(scope="mlp_both", init="abs")
     result, certificate, _ = train(constraint, pure_bf16=True, learning_rate=5e-5)
     assert result["moved_share"] < 0.1 and certificate["movement_guard"] is False

@@ -14,9 +14,9 @@ def study(root, *names):
 
 
 @pytest.mark.parametrize("base", ["pythia-1.4b.yaml", "pythia-70m.yaml", "pythia-410m.yaml"])
-def test_the_reference_preset_holds_the_first_studys_settings(root, base):
+def test_the_published_preset_holds_the_published_settings(root, base):
     preset = study(root, base, "overlays/published.yaml")
-    assert preset.study == "reference" and set(preset.arms) == {"baseline", "mlp_in", "mlp_both", "mlp_in_attn_out"}
+    assert preset.study == "published" and set(preset.arms) == {"baseline", "mlp_in", "mlp_both", "mlp_in_attn_out"}
     baseline, both = preset.training_of("baseline"), preset.training_of("mlp_both")
     assert (baseline.learning_rate, baseline.epochs, baseline.warm_up) == (1e-5, 5, 0.1)
     assert (both.learning_rate, both.epochs, both.warm_up) == (5e-5, 10, 0.2)
@@ -34,7 +34,7 @@ def test_the_reference_preset_holds_the_first_studys_settings(root, base):
 
 def test_the_bf16_form_is_asked_for_by_name(root):
     preset = study(root, "pythia-1.4b.yaml", "overlays/published.yaml", "overlays/published-bf16.yaml")
-    assert preset.study == "reference-bf16" and preset.training_of("mlp_both").pure_bf16
+    assert preset.study == "published-bf16" and preset.training_of("mlp_both").pure_bf16
 
 
 def test_the_sweep_lies_on_the_embedded_study(root):

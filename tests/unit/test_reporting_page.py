@@ -116,7 +116,7 @@ def test_the_summary_and_every_table_stand_on_the_page(page: str, document: Json
     for sentences in document["results"]["summary"].values():
         for sentence in [sentences] if isinstance(sentences, str) else sentences:
             assert sentence in text
-    for name in ("primary", "quality", "gates", "certificates", "transfer_hotflip", "first_study"):
+    for name in ("primary", "quality", "gates", "certificates", "transfer_hotflip", "published"):
         assert f'id="table-{name}"' in page
     for name in ("excess", "damage_flips", "transfer_hotflip", "order", "timeline"):
         assert f'id="figure-{name}"' in page

@@ -103,14 +103,14 @@ def test_all_special_characters_of_latex_are_covered() -> None:
 def test_every_table_is_there(document: Json) -> None:
     names = {table.name for table in all_tables(document)}
     assert names == {
-        "verdicts", "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "first_study", "costs", "screening", "seeds",
+        "verdicts", "primary", "quality", "attacks", "success", "comparisons", "gates", "certificates", "training", "transfer_hotflip", "published", "costs", "screening", "seeds",
     }  # fmt: skip
     arms = [row["arm"] for row in next(table for table in all_tables(document) if table.name == "quality").rows]
     assert arms[0] == "baseline" and arms.index("mlp_in") < arms.index("mlp_in~tempered")
 
 
-def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
-    table = next(table for table in all_tables(document) if table.name == "first_study")
+def test_the_published_numbers_stand_beside_ours(document: Json) -> None:
+    table = next(table for table in all_tables(document) if table.name == "published")
     assert len(table.rows) == len(PUBLISHED) + 4
     published = {row["arm"]: row for row in table.rows if "published" in str(row["study"])}
     seed_42, three = published["mlp_both (seed 42)"], published["mlp_both (mean of three seeds)"]
@@ -118,7 +118,7 @@ def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
     assert (three["perplexity"], three["success"], three["trigger"]) == (37.68, 0.425, 0.106)
     assert published["mlp_in"]["success"] == 0.835
     ours = next(row for row in table.rows if row["arm"] == "mlp_both" and "this study" in str(row["study"]))
-    assert ours["success"] == document["results"]["damage"]["mlp_both"]["hotflip"]["one_shot"]["reference_success"]
+    assert ours["success"] == document["results"]["damage"]["mlp_both"]["hotflip"]["one_shot"]["published_success"]
     for words in (
         "not to conclude",
         "10 on each of 200 documents",
@@ -127,15 +127,15 @@ def test_the_first_studys_numbers_stand_beside_ours(document: Json) -> None:
         assert words in table.note
 
 
-def test_the_first_studys_summaries_stand_beside_ours(document: Json) -> None:
+def test_the_published_summaries_stand_beside_ours(document: Json) -> None:
     import copy
 
     study = copy.deepcopy(document)
     study["results"]["settings"]["model"]["name"] = "google-t5/t5-small"
-    table = next(table for table in all_tables(study) if table.name == "first_study_t5")
+    table = next(table for table in all_tables(study) if table.name == "published_t5")
     assert "arXiv:2602.02686" in table.note
     published = [row for row in table.rows if "T5-small" in str(row["study"])]
-    keys = ("arm", "rouge1", "rouge2", "rougeL", "success", "degradation")
+    keys = ("arm", "rouge1", "rouge2", "rougeLsum", "success", "degradation")
     assert [tuple(row[key] for key in keys) for row in published] == [
         ("standard", 32.6, 11.9, 26.6, 0.69, 0.213),
         ("baseline", 30.9, 11.5, 25.0, 0.63, 0.162),
@@ -143,7 +143,7 @@ def test_the_first_studys_summaries_stand_beside_ours(document: Json) -> None:
     ]
     ours = next(row for row in table.rows if row["arm"] == "lift")
     one_shot = document["results"]["damage"]["lift"]["hotflip"]["one_shot"]
-    assert ours["degradation"] == one_shot["reference_degradation"] and ours["success"] == one_shot["reference_success"]
+    assert ours["degradation"] == one_shot["published_degradation"] and ours["success"] == one_shot["published_success"]
     assert "rouge1" not in ours, "a decoder-only study writes no summaries"
 
 

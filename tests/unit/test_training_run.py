@@ -328,7 +328,7 @@ def test_other_arithmetic_trains_too_and_resumes_exactly(
 
 
 def test_pure_bf16_freezes_weights_and_fp32_masters_do_not(study: Study, tmp_path: Path) -> None:
-    """The mistake of the first study, and why V is kept in fp32."""
+    """The mistake of the published study, and why V is kept in fp32."""
     small = {"epochs": 1, "learning_rate": 1e-5}
     frozen = go(make(study, tmp_path / "a", {"training": {**small, "pure_bf16": True}}))
     moving = go(make(study, tmp_path / "b", {"training": {**small, "precision": "bf16"}}))

@@ -1,7 +1,7 @@
 """HotFlip: a gradient proposes, the true loss decides.
 
 `greedy` re-scores M proposals exactly at each of K steps and keeps the best (or the
-best w: a beam). `one_shot` is the first study's form: all K flips from one gradient,
+best w: a beam). `one_shot` is the published study's form: all K flips from one gradient,
 nothing re-scored, nothing chosen by the loss it causes.
 
 Source: Ebrahimi et al. 2018 (arXiv:1712.06751), who estimate the change in loss from
@@ -48,7 +48,9 @@ class HotFlip:
     flips: int = setting(5, "changed tokens per document (K)", minimum=1)
     candidates: int = setting(8, "proposals scored exactly per step (M)", minimum=1)
     beam: int = setting(1, "beam width (w)", minimum=1)
-    one_shot: bool = setting(True, "also run the first study's form: all flips from one gradient, nothing re-scored")
+    one_shot: bool = setting(
+        True, "also run the published study's form: all flips from one gradient, nothing re-scored"
+    )
     iterative: bool = setting(True, "run the greedy form with exact re-scoring")
     ceiling: int = setting(
         0,
@@ -112,7 +114,7 @@ def one_shot(
     flips: int,
     tokenizer: Tokenizer | None = None,
 ) -> list[Trace]:
-    """The first study's form: the best token of each position, the K best positions, one gradient.
+    """The published study's form: the best token of each position, the K best positions, one gradient.
 
     State k of a trace holds the first k flips; its losses are not known yet (`measure` scores them).
     """

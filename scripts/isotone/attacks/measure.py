@@ -20,11 +20,11 @@ import torch
 from scipy import stats
 
 from isotone.attacks.objective import TextObjective, check_numbers
+from isotone.attacks.published import SUCCESS
 from isotone.attacks.search import Trace
 from isotone.records import Json
 
 EDGES = (1, 2, 3, 4, 6, 9, 17, 33, 65, 129, 257)  # distance behind the nearest change, tokens: [1, 2) ... [4, 6) ...
-SUCCESS = 0.15  # the first study called a relative rise of the total loss above 15 % a success
 
 
 def parts_of(nll_T: np.ndarray, clean_T: np.ndarray, changed_T: np.ndarray, scored_T: np.ndarray) -> dict[str, float]:
@@ -177,8 +177,8 @@ def _row(
         "total": curve[-1]["total"],
         "self_nll": float(nll_KT[-1][changed_T & scored_T].mean()) if (changed_T & scored_T).any() else 0.0,
         **predictions(objective, document.ids, final.ids, kept_T),
-        "reference_degradation": relative,
-        "reference_success": bool(relative > SUCCESS),
+        "published_degradation": relative,
+        "published_success": bool(relative > SUCCESS),
         "flips": flip_list(document.ids, final.ids, final.order, pieces),
         "curve": curve,
         "distance": distance_profile(nll_KT[-1] - clean_T, changed_T, scored_T),

@@ -121,7 +121,7 @@ def summary(rows: Sequence[Json]) -> Json:
             "J_mean": sum(row["J"] for row in members) / len(members),
             "total_mean": sum(row["total"] for row in members) / len(members),
             "clean_nll_mean": sum(row["clean_nll"] for row in members) / len(members),
-            "reference_success_share": sum(row["reference_success"] for row in members) / len(members),
+            "published_success_share": sum(row["published_success"] for row in members) / len(members),
             "forward_tokens": sum(row["ledger"]["forward_tokens"] for row in members),
             "backward_tokens": sum(row["ledger"]["backward_tokens"] for row in members),
         }

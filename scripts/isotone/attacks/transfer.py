@@ -29,7 +29,7 @@ from isotone.records import Json, file_digest, folder_digest, read_rows, write_m
 from isotone.schema import as_mapping
 
 ROWS, COST = "transfer/1", "transfer_cost/1"
-KEPT = ("document", "tokens", "clean_nll", "J", "self", "total", "reference_degradation", "top1_agreement", "kl")
+KEPT = ("document", "tokens", "clean_nll", "J", "self", "total", "published_degradation", "top1_agreement", "kl")
 
 
 def replay(context: Context, documents: Sequence[Document], rows: Sequence[Json], attack: str) -> list[Json]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
-from isotone.attacks.measure import SUCCESS, distance_profile, predictions
+from isotone.attacks.measure import distance_profile, predictions
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
+from isotone.attacks.published import SUCCESS
 from isotone.attacks.spec import RESTART, Effort
 from isotone.attacks.trigger import Slots, TriggerObjective, by_length, search_trigger
 from isotone.evaluation.journal import Journal
@@ -60,7 +61,7 @@ def trigger_rows(
     """One row of schema ``attack/1`` per document; the search's ledger is spread evenly over them.
 
     Every text token counts as unchanged; ``self`` is the mean NLL of the trigger's own tokens and
-    ``total`` the rise of the mean over trigger and text, as the first study measured it.
+    ``total`` the rise of the mean over trigger and text, as the published study measured it.
     """
     prefix = np.array(trigger, np.int64)
     target = TriggerObjective(objective, documents, len(prefix))
@@ -90,8 +91,8 @@ def trigger_rows(
                 "self": own,
                 "total": total,
                 **predictions(objective, document.ids, behind, kept_T, len(prefix)),
-                "reference_degradation": total / clean,
-                "reference_success": bool(total / clean > SUCCESS),
+                "published_degradation": total / clean,
+                "published_success": bool(total / clean > SUCCESS),
                 "flips": [],
                 "curve": [
                     {"flips": 0, "J": 0.0, "self": 0.0, "total": 0.0, "forward_tokens": 0},

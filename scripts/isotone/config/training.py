@@ -66,7 +66,7 @@ class Training:
         enum=["fp32", "bf16", "fp16", "auto"],
     )
     pure_bf16: bool = setting(
-        False, "parameters themselves in bf16, as the first study did; only to reproduce its mistake"
+        False, "parameters themselves in bf16, as the published study did; only to reproduce its mistake"
     )
     reduction: str = setting(
         "exact", "exact: the same bits on 1, 2, 4 ... processes; fast: plain all-reduce", enum=["exact", "fast"]

@@ -155,7 +155,7 @@ def moved_share(model: PreTrainedModel, settings: Constraint, before: Mapping[st
     """Share of constrained entries that differ from ``before`` (weights by name); None if none is constrained.
 
     Below 0.9 after a whole training run the constrained weights are frozen, as rounding in bf16 froze
-    those of the first study.
+    those of the published study.
     """
     changed = entries = 0
     for projection in constrained(model, settings):

@@ -40,7 +40,7 @@ class Null:
         model: the control, or the untouched reference where no control exists.
         found: false for "not applicable" and "not available"; then ``reason`` says why.
         setting: what was solved for (temperature or noise scale).
-        target_nll, reached_nll, reference_nll: nats per token of the texts that losses are matched on.
+        target_nll, reached_nll, baseline_nll: nats per token of the texts that losses are matched on.
     """
 
     model: PreTrainedModel
@@ -50,7 +50,7 @@ class Null:
     setting: float | str | None
     target_nll: float
     reached_nll: float
-    reference_nll: float
+    baseline_nll: float
 
     def report(self) -> dict[str, Any]:
         """Everything but the model, as plain data."""
@@ -61,7 +61,7 @@ class Null:
             "setting": self.setting,
             "target_nats_per_token": self.target_nll,
             "reached_nats_per_token": self.reached_nll,
-            "reference_nats_per_token": self.reference_nll,
+            "baseline_nats_per_token": self.baseline_nll,
             "difference": self.reached_nll - self.target_nll,
         }
 
@@ -236,7 +236,7 @@ def make_null(
     def gap(model: PreTrainedModel, **options: Any) -> float:
         return mean_nll(model, inputs_BT, targets_BT, by_text=by_text, **options) - target_nll
 
-    reference_nll = target_nll + gap(reference)
+    baseline_nll = target_nll + gap(reference)
     made: tuple[PreTrainedModel, float | str] | None
     if kind == "tempered":
         made, missing = (
@@ -250,7 +250,7 @@ def make_null(
     else:
         raise ConfigurationError(f'controls.kinds has "{kind}". Choose from {", ".join(KINDS)}.')
     if made is None:
-        return Null(reference, kind, False, missing, None, target_nll, reference_nll, reference_nll)
+        return Null(reference, kind, False, missing, None, target_nll, baseline_nll, baseline_nll)
     model, value = made
     reached = target_nll + gap(model)
-    return Null(model, kind, True, "", value, target_nll, reached, reference_nll)
+    return Null(model, kind, True, "", value, target_nll, reached, baseline_nll)

@@ -19,21 +19,21 @@ class Measured:
 
     Attributes:
         nll: nats per token.
-        reference_nll: the same of the reference arm.
+        baseline_nll: the same of the reference arm.
         damage: J of the attack, mean nats over documents.
         controls: by kind, J of the control of equal loss; a kind that has no control is left out.
     """
 
     arm: str
     nll: Sequence[float]
-    reference_nll: Sequence[float]
+    baseline_nll: Sequence[float]
     damage: Sequence[float]
     controls: Mapping[str, Sequence[float]]
 
     @property
     def ratio(self) -> float:
         """Perplexity over the reference's, as the geometric mean over seeds."""
-        differences = [own - other for own, other in zip(self.nll, self.reference_nll, strict=True)]
+        differences = [own - other for own, other in zip(self.nll, self.baseline_nll, strict=True)]
         return math.exp(fmean(differences))
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from isotone.attacks.published import SUCCESS
 from isotone.records import Json
 from isotone.reporting.analysis.numbers import Sources, draw_of, number
 from isotone.reporting.evidence.expected import Run
@@ -19,7 +20,7 @@ UNITS = {
     "kl": "nats/token",
     "clean_nll": "nats/token",
     "top1_agreement": "share of positions",
-    "reference_degradation": "relative rise of the total loss",
+    "published_degradation": "relative rise of the total loss",
     "changed_predictions": "predictions/flip",
     "accuracy_lost": "hits/flip",
     "damage": "nats/flip",
@@ -30,7 +31,6 @@ UNITS = {
     "near_cal": "nats/flip",
     "far_cal": "nats/flip",
 }
-REFERENCE_SUCCESS = 0.15  # the published threshold for Pythia (T5: 10 %): relative rise of the total loss
 
 
 def _success(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows: str) -> Json:
@@ -124,12 +124,10 @@ def _entry(evidence: Evidence, runs: list[Run], attack: str, variant: str, sourc
         str(run.seed): float(table.columns["J"].mean()) for run, table in zip(runs, tables, strict=True)
     }
     entry["success"] = _success(evidence, runs, attack, variant, rows)
-    if "reference_degradation" in measures:
-        hits = int((tables[0].columns["reference_degradation"] > REFERENCE_SUCCESS).sum())
+    if "published_degradation" in measures:
+        hits = int((tables[0].columns["published_degradation"] > SUCCESS).sum())
         share = wilson(hits, len(tables[0].documents), confidence=report.confidence)
-        entry["reference_success"] = number(
-            share, "share of documents", rows, seed=runs[0].seed, threshold=REFERENCE_SUCCESS
-        )
+        entry["published_success"] = number(share, "share of documents", rows, seed=runs[0].seed, threshold=SUCCESS)
     entry["curve"] = _curve(evidence, runs, attack, variant, rows)
     entry["flips_needed"] = _flips_needed(evidence, runs, attack, variant)
     entry["distance"] = _distance(evidence, runs, attack, variant)

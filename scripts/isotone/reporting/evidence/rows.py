@@ -27,7 +27,7 @@ MEASURES = (
     "tokens",
     "top1_agreement",
     "kl",
-    "reference_degradation",
+    "published_degradation",
     "proposal_correlation",
 )
 REQUIRED = ("J", "clean_nll", "tokens")

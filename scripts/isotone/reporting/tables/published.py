@@ -6,6 +6,7 @@ Models", arXiv:2602.02686; numbers of Pythia from its code, mono-s2s.
 
 from __future__ import annotations
 
+from isotone.attacks.published import SUCCESS, SUCCESS_PAIRS
 from isotone.records import Json
 from isotone.reporting.tables.table import Cell, Column, Table
 
@@ -21,8 +22,8 @@ PUBLISHED: dict[str, tuple[float, float, float | None]] = {
     "baseline (mlp_in_attn_out pair)": (7.06, 0.750, None),
     "mlp_in_attn_out": (88.17, 0.355, None),
 }
-# T5-small on CNN/DM: ROUGE-1, -2, -L; share of documents whose summed loss rose
-# by more than 10 %, and mean relative rise of the loss under flips.
+# T5-small on CNN/DM: ROUGE-1, -2, -Lsum (the paper prints the last as ROUGE-L); share of documents whose
+# loss rose by more than 10 % of the clean loss, and its mean relative rise, under flips of the source.
 PUBLISHED_T5: dict[str, tuple[float, float, float, float, float]] = {
     "standard": (32.6, 11.9, 26.6, 0.69, 0.213),
     "baseline": (30.9, 11.5, 25.0, 0.63, 0.162),
@@ -43,7 +44,7 @@ def _one_shot(results: Json, arm: str) -> Json:
     return results["damage"][arm].get("hotflip", {}).get("one_shot", {})
 
 
-def first_study(results: Json) -> Table:
+def published_pythia(results: Json) -> Table:
     """Pythia: published rows first, then every trained arm by the same definitions."""
     rows: list[dict[str, Cell]] = [
         {
@@ -63,20 +64,20 @@ def first_study(results: Json) -> Table:
                 "study": f"this study, {results['study']}",
                 "arm": arm,
                 "perplexity": results["quality"][arm][protocol]["token_perplexity"],
-                "success": _one_shot(results, arm).get("reference_success"),
-                "trigger": trigger.get("reference_degradation"),
+                "success": _one_shot(results, arm).get("published_success"),
+                "trigger": trigger.get("published_degradation"),
             }
         )
     columns = [
         Column("study", "study"),
         Column("arm", "arm"),
         Column("perplexity", "token perplexity", 2),
-        Column("success", "one-shot flips: share of documents above 15 %", 3),
+        Column("success", f"one-shot flips: share of documents above {100 * SUCCESS:.0f} %", 3),
         Column("trigger", "trigger: relative rise of the loss", 3),
     ]
     flips, length = results["settings"]["attacks"]["hotflip"]["flips"], results["settings"]["attacks"]["uat"]["length"]
     ours = f"protocol {protocol}, {flips} flips on each of {results['settings']['attacks']['shared']['documents']} documents, trigger of {length} tokens."
-    return Table("first_study", "Published numbers beside ours", WARNING + BUDGETS + ours, columns, rows)
+    return Table("published", "Published numbers beside ours", WARNING + BUDGETS + ours, columns, rows)
 
 
 def is_t5(results: Json) -> bool:
@@ -85,7 +86,7 @@ def is_t5(results: Json) -> bool:
     return "t5" in f"{model['name']} {model['architecture'].get('family', '')}".lower()
 
 
-def first_study_t5(results: Json) -> Table:
+def published_t5(results: Json) -> Table:
     """T5: published rows first, then what of their measures a decoder-only study has."""
     rows: list[dict[str, Cell]] = [
         {
@@ -93,7 +94,7 @@ def first_study_t5(results: Json) -> Table:
             "arm": arm,
             "rouge1": one,
             "rouge2": two,
-            "rougeL": long,
+            "rougeLsum": long,
             "success": success,
             "degradation": degradation,
         }
@@ -105,17 +106,25 @@ def first_study_t5(results: Json) -> Table:
             {
                 "study": f"this study, {results['study']}",
                 "arm": arm,
-                "success": form.get("reference_success"),
-                "degradation": form.get("reference_degradation"),
+                "success": form.get("published_success"),
+                "degradation": form.get("published_degradation"),
             }
         )
     columns = [Column("study", "study"), Column("arm", "arm")]
     columns += [
-        Column(key, label, 1) for key, label in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeL", "ROUGE-L"))
+        Column(key, label, 1)
+        for key, label in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeLsum", "ROUGE-Lsum"))
     ]
     columns += [
-        Column("success", "one-shot flips: share of documents above 10 % (summed loss; ours: 15 %, mean loss)", 3),
+        Column(
+            "success",
+            f"one-shot flips: share of documents above {100 * SUCCESS_PAIRS:.0f} % (ours: {100 * SUCCESS:.0f} %, of the text's own loss)",
+            3,
+        ),
         Column("degradation", "one-shot flips: mean relative rise of the loss", 3),
     ]
-    note = f"{WARNING} ROUGE scores summaries; a study of decoder-only models writes none."
-    return Table("first_study_t5", "Published summaries beside ours", note, columns, rows)
+    note = (
+        f"{WARNING} What it prints as ROUGE-L is ROUGE-Lsum over predictions that were never split into sentences. "
+        "ROUGE scores summaries; a study of decoder-only models writes none."
+    )
+    return Table("published_t5", "Published summaries beside ours", note, columns, rows)

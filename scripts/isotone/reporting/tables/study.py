@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from isotone.attacks.published import SUCCESS
 from isotone.records import Json, whole_folder
 from isotone.reporting.figures.choice import in_order
 from isotone.reporting.page.paper import write_paper
 from isotone.reporting.tables import robustness
 from isotone.reporting.tables.overview import by_seed, screening
-from isotone.reporting.tables.published import first_study, first_study_t5, is_t5
+from isotone.reporting.tables.published import is_t5, published_pythia, published_t5
 from isotone.reporting.tables.runs import costs, training
 from isotone.reporting.tables.table import Cell, Column, Table, to_csv, to_latex
 
@@ -53,7 +54,7 @@ def _attacks(results: Json) -> Table:
                         "arm": name,
                         "attack": attack,
                         "variant": variant,
-                        **{key: entry.get(key) for key in ("changed_predictions", "damage_cal", "top1_agreement", "accuracy_lost", "J_cal", "J", "near", "far", "self", "total", "reference_degradation", "reference_success")},
+                        **{key: entry.get(key) for key in ("changed_predictions", "damage_cal", "top1_agreement", "accuracy_lost", "J_cal", "J", "near", "far", "self", "total", "published_degradation", "published_success")},
                         "forward_tokens": ledger.get("forward_tokens"),
                         "backward_tokens": ledger.get("backward_tokens"),
                     }
@@ -72,8 +73,8 @@ def _attacks(results: Json) -> Table:
         Column("far", "far, nats/flip", 2),
         Column("self", "self"),
         Column("total", "total"),
-        Column("reference_degradation", "relative rise of total loss"),
-        Column("reference_success", "share above 15 %"),
+        Column("published_degradation", "relative rise of total loss"),
+        Column("published_success", f"share above {100 * SUCCESS:.0f} %"),
         Column("forward_tokens", "forward tokens"),
         Column("backward_tokens", "backward tokens"),
     ]
@@ -218,8 +219,8 @@ def all_tables(document: Json) -> list[Table]:
         _certificates(results),
         training(results),
         *_transfer(results),
-        first_study(results),
-        *([first_study_t5(results)] if is_t5(results) else []),
+        published_pythia(results),
+        *([published_t5(results)] if is_t5(results) else []),
         costs(document),
     ]
     return [table for table in tables if table.rows]
