@@ -39,6 +39,24 @@ class OrderPreservation:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """What an encoder-decoder model writes, and what it is compared with."""
+
+    beams: int = setting(4, "beams; 1: greedy", minimum=1)
+    length_penalty: float = setting(
+        1.0, "exponent of the length that a beam's score is divided by; above 0 favours longer outputs"
+    )
+    early_stopping: bool = setting(True, "a search ends as soon as it has as many finished outputs as beams")
+    min_new_tokens: int = setting(0, "fewest tokens written", minimum=0)
+    max_new_tokens: int = setting(
+        80, "most tokens written, EOS included; outputs that end there are counted", minimum=1
+    )
+    no_repeat_ngram: int = setting(0, "no run of so many tokens is written twice; 0: it may", minimum=0)
+    documents: int = setting(0, "test documents written for, drawn with data.seed; 0: all", minimum=0)
+    lead: int = setting(3, "sentences of the source that the lead baseline takes", minimum=1)
+
+
+@dataclass(frozen=True)
 class PerplexityJob:
     """`scripts/perplexity.py --settings`."""
 

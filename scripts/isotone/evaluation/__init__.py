@@ -1,1 +1,1 @@
-"""Clean quality, the scoring kernel, and the order of graded sentences."""
+"""Clean quality, the scoring kernel, what a model writes, and the order of graded sentences."""
