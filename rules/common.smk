@@ -12,7 +12,7 @@ from snakemake.io import is_flagged
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from isotone.attacks.registry import SPECS
-from isotone.cluster import executor, local
+from isotone.cluster import executor, local, plan
 from isotone.config.constraint import Init
 from isotone.config.data import SPLITS, Corpus, Setup, Tokens
 from isotone.studies.reading import read_mapping
@@ -25,9 +25,10 @@ from isotone.provenance import code_digest
 from isotone.records import canonical_json
 
 if workflow.is_main_process:
-    # Faults of executors are mended in one place; without the Slurm executor the first does nothing.
+    # Faults of Snakemake and its executors; without the Slurm executor the first does nothing.
     executor.mend()
     local.mend_local()
+    plan.mend_plan()
 
 
 def checked_study():

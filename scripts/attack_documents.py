@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from isotone import environment, errors
-from isotone.attacks.settings import DocumentsJob
+from isotone.attacks.shared import DocumentsJob
 from isotone.schema import parse
 
 

@@ -15,7 +15,7 @@ from isotone import models
 from isotone.attacks import documents as shared
 from isotone.attacks import prepare
 from isotone.attacks.job import attack
-from isotone.attacks.settings import AttackDocuments, DocumentsJob
+from isotone.attacks.shared import AttackDocuments, DocumentsJob
 from isotone.attacks.transfer import transfer
 from isotone.attacks.vocabulary import allowed_tokens, pieces_of
 from isotone.config.evaluation import PerplexityJob

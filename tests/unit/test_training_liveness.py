@@ -23,7 +23,7 @@ TRAINER = """
 import sys, time
 from pathlib import Path
 from isotone.training.supervision.liveness import declare_start
-declare_start(Path(sys.argv[1]), lease=30.0, log=None)
+declare_start(Path(sys.argv[1]), "a/seed-1", lease=30.0, log=None)
 print("trains", flush=True)
 time.sleep(300)
 """
@@ -47,7 +47,7 @@ def test_a_trainer_that_is_killed_outright_is_told_at_once(tmp_path: Path) -> No
 
 
 def start(folder: Path, **changes: Any) -> None:
-    declare_start(folder, lease=30.0, log=folder / "logs/x.log")
+    declare_start(folder, "a/seed-1", lease=30.0, log=folder / "logs/x.log")
     word = json.loads((folder / "start.json").read_text())
     (folder / "start.json").write_text(json.dumps(word | changes))
 

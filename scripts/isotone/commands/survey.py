@@ -138,12 +138,12 @@ def judge_step(step: Step, now: float, jobs: Iterable[Job]) -> None:
 def state_folders(folder: Path) -> dict[str, Path]:
     """Name of a run to its newest state folder."""
     found: dict[str, tuple[float, Path]] = {}
-    for path in state_root(folder).glob("*/heartbeat.json"):
-        beat = read_json_quietly(path)
-        if beat and isinstance(beat.get("name"), str):
-            stamp = float(beat.get("time") or 0)
-            if stamp >= found.get(beat["name"], (0.0, path))[0]:
-                found[beat["name"]] = (stamp, path.parent)
+    for path in [*state_root(folder).glob("*/heartbeat.json"), *state_root(folder).glob("*/start.json")]:
+        said = read_json_quietly(path)  # a start that failed at once has no heartbeat
+        if said and isinstance(said.get("name"), str):
+            stamp = float(said.get("time") or 0)
+            if stamp >= found.get(said["name"], (0.0, path))[0]:
+                found[said["name"]] = (stamp, path.parent)
     return {name: path for name, (_, path) in found.items()}
 
 

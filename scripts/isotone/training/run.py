@@ -44,7 +44,7 @@ def train(run: Run) -> None:
         lease = Lease(run.folder, seconds=run.operation.lease, wait=run.operation.lock_wait)
         try:
             lease.acquire(lambda text: events("waiting", message=text))
-            declare_start(run.folder, lease=run.operation.lease, log=run.log)
+            declare_start(run.folder, run.name, lease=run.operation.lease, log=run.log)
         except (IsotoneError, OSError) as error:
             trouble = error if isinstance(error, IsotoneError) else _unusable(run.folder, error)
     trouble = world.share(trouble)

@@ -41,14 +41,16 @@ class Liveness:
     log: Path | None = None
 
 
-def declare_start(folder: Path, *, lease: float, log: Path | None) -> None:
+def declare_start(folder: Path, name: str, *, lease: float, log: Path | None) -> None:
     """Leave word that this process trains here from now on.
 
     Args:
+        name: of the run.
         lease: seconds without a sign of life after which another may take over.
         log: of this start.
     """
     found = {
+        "name": name,
         "time": time.time(),
         "host": socket.gethostname(),
         "pid": os.getpid(),
