@@ -15,7 +15,7 @@ from isotone.layout import state_root
 from isotone.schema import parse
 from isotone.training.identity import identify
 from isotone.training.inputs import Outputs, Run
-from isotone.training.supervision.outcome import check_start
+from isotone.training.supervision.outcome import check_start, leave_code
 from isotone.training.supervision.startlog import keep_log
 from isotone.training.supervision.supervisor import Supervisor, torchrun
 
@@ -82,23 +82,26 @@ def main() -> int:
     log = keep_log(folder, int(os.environ.get("RANK", "0")))
     from isotone.training.run import train
 
-    train(
-        Run(
-            job=job,
-            operation=operation,
-            identity=identity,
-            folder=folder,
-            study_folder=options.study_folder,
-            name=options.name,
-            start=options.start,
-            train=options.train,
-            validation=options.validation,
-            teacher=options.teacher,
-            outputs=Outputs(options.model, options.history, options.certificate, options.marker),
-            max_epochs=options.max_epochs_per_run,
-            log=log,
-        )
+    run = Run(
+        job=job,
+        operation=operation,
+        identity=identity,
+        folder=folder,
+        study_folder=options.study_folder,
+        name=options.name,
+        start=options.start,
+        train=options.train,
+        validation=options.validation,
+        teacher=options.teacher,
+        outputs=Outputs(options.model, options.history, options.certificate, options.marker),
+        max_epochs=options.max_epochs_per_run,
+        log=log,
     )
+    try:
+        train(run)
+    except errors.IsotoneError as error:
+        leave_code(error.code)
+        raise
     return errors.DONE
 
 

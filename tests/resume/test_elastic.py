@@ -44,6 +44,14 @@ def test_processes_whose_clocks_differ_save_together(case: Case, undisturbed: st
     assert weights(case.place) == undisturbed
 
 
+def test_what_all_processes_refuse_is_refused_once(case: Case) -> None:
+    """Two processes and one GPU, which is not even there where torch has no CUDA; torchrun makes 1 of their 78."""
+    start = case.start(processes=2, until_done=True, variables={"CUDA_VISIBLE_DEVICES": "0"})
+    assert start.wait() == 78, start.text()
+    assert "job holds" in start.text()
+    assert start.text().splitlines()[-1] == "isotone: refused (78)"
+
+
 def test_fast_reduction_agrees_to_a_millionth(study: object, tmp_path: Path) -> None:
     losses = {}
     for size, more in ((1, {}), (2, {}), (3, {}), (2, {"compression": "bf16"})):

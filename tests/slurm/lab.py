@@ -130,6 +130,11 @@ class Driver:
         """All that the driver printed."""
         return self.log.read_text()
 
+    @property
+    def failures(self) -> int:
+        """Jobs that it has seen fail."""
+        return self.said.count("Trying to restart job") + self.said.count("Error in rule")
+
     def wait(self, seconds: float = 1200) -> int:
         """Wait for its end; a driver that hangs is killed and fails the test."""
         try:

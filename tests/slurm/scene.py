@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.slurm.lab import HERE, NODES, ROOT, Driver, Job, Lab, until
 
 PARTS = ["Snakefile", "rules", "scripts", "config", "profiles", "envs", "report", "requirements.lock"]
+T = TypeVar("T")
 MARKER = "results/drill/runs/{arm}/seed-42/train.json"
 
 
@@ -60,6 +62,7 @@ class Scene:
         skip = shutil.ignore_patterns("runs", "state", "logs", "timings")
         shutil.copytree(reference / "results", folder / "results", ignore=skip)
         self.arm, self.number = "baseline", ""
+        self.drivers: list[Driver] = []
 
     @property
     def marker(self) -> Path:
@@ -80,11 +83,34 @@ class Scene:
         resources += [f"{rule}:{option}" for option in given]
         target = str(self.marker.relative_to(self.folder))
         command = ["--configfile", "study.yaml", "--set-resources", *resources, *rest, "--", target]
-        return Driver(self.lab, self.folder, *command, environment=environment)
+        self.drivers.append(Driver(self.lab, self.folder, *command, environment=environment))
+        return self.drivers[-1]
+
+    def until(self, what: str, condition: Callable[[], T], seconds: float = 600, every: float = 0.1) -> T:
+        """Wait for what a healthy run comes to by itself; a job that fails meanwhile, or a driver's end, ends the wait."""
+        before = sum(driver.failures for driver in self.drivers)
+
+        def reached() -> T:
+            if not (value := condition()) and (
+                sum(driver.failures for driver in self.drivers) > before
+                or (self.drivers and all(driver.process.poll() is not None for driver in self.drivers))
+            ):
+                assert condition(), f"{what} in {self.folder} will not come:\n{self.last_words()}"
+            return value
+
+        return until(f"{what} in {self.folder}", reached, seconds, every)
+
+    def last_words(self) -> str:
+        """The ends of the newest log of each kind: driver, Slurm, training program."""
+        kinds = ["*driver*.log", ".snakemake/slurm_logs/*/*/*.log", "results/drill/logs/train/*.log"]
+        newest = [max(found, key=os.path.getmtime) for kind in kinds if (found := list(self.folder.glob(kind)))]
+        return "\n".join(f"--- {path}\n{path.read_text(errors='replace')[-1500:]}" for path in newest)
 
     def job(self, state: str = "RUNNING", seconds: float = 900) -> Job:
         """The training job, once it is in that state."""
-        job = self.lab.job(self.folder, "rule_train", state, seconds)
+        job = self.until(f"a {state} job", lambda: self.lab.jobs(self.folder, "rule_train", state), seconds, every=0.2)[
+            0
+        ]
         self.number = self.number or job.number
         return job
 
@@ -111,7 +137,7 @@ class Scene:
 
     def at_step(self, step: int, seconds: float = 900) -> Job:
         """Wait until the run has come so far; its job."""
-        until(f"step {step} in {self.folder}", lambda: self.step() >= step, seconds, every=0.1)
+        self.until(f"step {step}", lambda: self.step() >= step, seconds)
         return self.job()
 
     @contextmanager
@@ -148,7 +174,7 @@ class Scene:
         """Stretch validation or saving, wait until the run is there, then undo it at the end."""
         (self.folder / f"slow-{what}").write_text(str(seconds))
         sign = self.folder / {"validation": "validating", "save": "saving"}[what]
-        until(f"the run to reach its {what}", sign.exists, 900, every=0.05)
+        self.until(f"the {what}", sign.exists, 900, every=0.05)
         try:
             yield
         finally:
@@ -177,7 +203,7 @@ class Scene:
             assert driver.said.count("Trying to restart job") == retries, driver.said[-3000:]
         if requeues is not None:  # not accounting's records: newer Slurm writes two for one preemption
             starts = self.events("start", "resume")
-            assert len(starts) == requeues + 1, (starts, self.lab.states(self.number))
+            assert len(starts) == requeues + (retries or 0) + 1, (starts, self.lab.states(self.number))
         if lost is not None:
             assert self.lost() == lost, self.events("exit", "resume")
 
@@ -185,10 +211,13 @@ class Scene:
         """Process id of the training program itself (the lab's nodes are this machine)."""
         return self.events("start", "resume")[-1]["pid"]
 
+    def devices(self, who: str) -> list[str]:
+        """What Slurm gave each start's ``supervisor``, or the ``launcher`` on each node of several, to see."""
+        lines = (self.folder / "devices").read_text().splitlines()
+        return [line.split()[1] for line in lines if line.startswith(who)]
+
     def end_program(self, number: int = signal.SIGKILL) -> None:
         """Send the training program a signal."""
-        import os
-
         os.kill(self.pid(), number)
 
 

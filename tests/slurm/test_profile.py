@@ -74,6 +74,7 @@ def one_node_several_gpus(scene: Scene) -> None:
         scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert {event["processes"] for event in scene.events("start", "resume")} == {2}
+    assert scene.devices("supervisor") == ["0,1"] * 2
 
 
 def several_nodes(scene: Scene) -> None:
@@ -82,6 +83,7 @@ def several_nodes(scene: Scene) -> None:
         scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert {event["processes"] for event in scene.events("start", "resume")} == {2}
+    assert scene.devices("launcher") == ["0"] * 4  # two nodes, two starts
 
 
 def driver_as_a_job(scene: Scene) -> None:

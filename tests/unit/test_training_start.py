@@ -311,6 +311,29 @@ def test_torchruns_lost_code_is_found_in_the_outcome(supervise, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("left", "outcome", "code"),
+    [
+        ({"1": 78}, None, 78),  # a process refused before the first one could leave word
+        ({"0": 1, "1": 74}, None, 74),
+        ({"0": 1}, None, 1),
+        ({"1": 78}, 75, 75),  # the first one's word is the run's
+    ],
+)
+def test_the_code_of_any_process_tells_how_a_start_ended(
+    supervise, tmp_path: Path, left: dict[str, int], outcome: int | None, code: int
+) -> None:
+    made = supervise([], distributed=True)
+    end = ["import os", "from isotone.training.supervision.outcome import leave_code"]
+    for rank, value in left.items():
+        end += [f"os.environ['RANK'] = '{rank}'", f"leave_code({value})"]
+    if outcome:
+        end.append(f"open({str(tmp_path / 'outcome.json')!r}, 'w').write('{{\"code\": {outcome}}}')")
+    made.command = [sys.executable, "-c", "\n".join([*end, "raise SystemExit(1)"])]
+    assert made.once() == code
+    assert not list(tmp_path.glob("code-*"))
+
+
+@pytest.mark.parametrize(
     ("word", "asked", "code"),
     [
         (None, True, 75),  # srun killed it before it could leave word

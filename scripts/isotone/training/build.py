@@ -143,7 +143,7 @@ def _observers(
         folder / "stacks.txt",
         medians=operation.watchdog,
         floor=operation.watchdog_floor,
-        hung=lambda silent: _hung(run, events, silent, steps),
+        hung=lambda silent: _hung(run, events, silent, checkpointer.saved, steps),
     )
     if history is None:
         return [heartbeat, watchdog]
@@ -161,9 +161,9 @@ def _observers(
     return watching
 
 
-def _hung(run: Run, events: Events, silent: float, steps: int) -> None:
+def _hung(run: Run, events: Events, silent: float, saved: int, steps: int) -> None:
     """The last words of a process whose watchdog found it hanging."""
     message = f"no step ended for {silent:.0f} s; the stacks are in {run.folder / 'stacks.txt'}; run again to continue"
     events("hang", message=message)
     if events.rank == 0:
-        write_outcome(run.folder, UNFINISHED, message, step=0, steps=steps)
+        write_outcome(run.folder, UNFINISHED, message, step=saved, steps=steps)

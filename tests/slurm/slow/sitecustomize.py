@@ -4,6 +4,8 @@ On PYTHONPATH of the jobs (through profiles/slurm/site.sh of the scenario's chec
 steer it: `slow-validation` and `slow-save` hold seconds per batch and per fsync; `validating` and `saving` tell
 that the place is reached. `hold` names a step; a start that reaches it, and did not begin behind it, goes on by a few
 steps a second only. What training computes is untouched.
+
+The lab's GPUs are none: what Slurm gives a program to see is noted in `devices`, and it computes on the CPU on purpose.
 """
 
 import os
@@ -12,6 +14,12 @@ import time
 from pathlib import Path
 
 program = next((word for word in sys.orig_argv if word.endswith("scripts/train.py")), "")
+
+
+if program and (given := os.environ.get("CUDA_VISIBLE_DEVICES")):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with open("devices", "a") as devices:
+        devices.write(f"{'supervisor' if '--until-done' in sys.orig_argv else 'launcher'} {given}\n")
 
 
 def pause(name: str, sign: str) -> None:

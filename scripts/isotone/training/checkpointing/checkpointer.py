@@ -120,6 +120,11 @@ class Checkpointer:
             self.saver.hurry = True
 
     @property
+    def saved(self) -> int:
+        """The step of the newest checkpoint; 0 without one."""
+        return max(self.saver.store.steps(), default=0) if self.saver else 0
+
+    @property
     def expected_seconds(self) -> float:
         """How long the next save will take."""
         return self.saver.expected_seconds() if self.saver else 0.0

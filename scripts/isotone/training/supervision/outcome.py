@@ -8,6 +8,7 @@ finished run. A file ``HALT`` stops runs in good order and keeps them from start
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from isotone.errors import (
 from isotone.records import Json, read_json, write_json
 
 HALT = "HALT"
+CODES = "ISOTONE_CODES"  # variable: path at which the processes of one start leave their codes, ``-<rank>`` appended
 
 
 class ResourceError(ConfigurationError):
@@ -70,6 +72,23 @@ def read_outcome(folder: Path) -> Json | None:
         return read_json(Path(folder) / "outcome.json")
     except InputOutputError:
         return None
+
+
+def leave_code(code: int) -> None:
+    """Tell a supervisor that starts several processes how this one ends; their launcher makes 1 of every code."""
+    if place := os.environ.get(CODES):
+        with contextlib.suppress(OSError):
+            Path(f"{place}-{os.environ.get('RANK', '0')}").write_text(str(code))
+
+
+def take_codes(place: Path) -> set[int]:
+    """The codes that were left at ``place``; they are removed."""
+    codes = set()
+    for path in place.parent.glob(f"{place.name}-*"):
+        with contextlib.suppress(OSError, ValueError):
+            codes.add(int(path.read_text()))
+            path.unlink()
+    return codes
 
 
 def refuse(folder: Path, error: IsotoneError) -> None:

@@ -28,11 +28,12 @@ from isotone.errors import (
     Unfinished,
 )
 from isotone.records import read_json, write_json
-from isotone.training.supervision.outcome import halted, read_outcome
+from isotone.training.supervision.outcome import CODES, halted, read_outcome, take_codes
 from isotone.training.supervision.stop import SIGNALS, job_end, stop_signals
 
 FORWARDED = (*SIGNALS, signal.SIGUSR2)
 EXPLAINED = (DONE, DIVERGED, INPUT_OUTPUT, UNFINISHED, CONFIGURATION)
+REFUSALS = (CONFIGURATION, DIVERGED, INPUT_OUTPUT)
 FRUITLESS = 3  # times in a row that a job goes back into the queue without a new checkpoint
 NEAR = 60.0  # seconds before the end of its job within which no program is started again
 
@@ -101,11 +102,16 @@ class Supervisor:
         before = read_outcome(self.folder)
         if self.asked:
             return UNFINISHED
-        self._child = subprocess.Popen(self.command, start_new_session=True)
+        place = self.folder / f"code-{os.getpid()}"
+        environment = os.environ | ({CODES: str(place.absolute())} if self.distributed else {})
+        self._child = subprocess.Popen(self.command, start_new_session=True, env=environment)
         code = self._child.wait()
-        outcome = read_outcome(self.folder)
-        if self.distributed and code and outcome is not None and outcome != before:
-            code = int(outcome["code"])
+        left, outcome = take_codes(place), read_outcome(self.folder)
+        if self.distributed and code:
+            if outcome is not None and outcome != before:
+                code = int(outcome["code"])
+            else:  # they ended before the run was in anybody's hands
+                code = next((known for known in REFUSALS if known in left), code)
         if code in EXPLAINED:
             return code
         if self.asked and (self.distributed or code < 0):  # ended by the signal before it could leave word
