@@ -95,10 +95,10 @@ def test_ridge_direction_solves_its_normal_equations():
     assert np.abs(residual).max() < 1e-9 and direction[0] > 4 * np.abs(direction[1:]).max()
 
 
-def test_last_states_are_those_of_each_sentence_alone():
+def test_a_decoders_states_are_those_of_each_sentence_alone():
     model = zoo.tiny("llama")
     sentences = [[0, 5, 6], [0, 7, 8, 9], [0, 9, 4]]
-    states = order.last_states(model, sentences)
+    states = order.sentence_states(model, sentences)
     assert states.shape == (2, 3, zoo.WIDTH)
     for index, ids in enumerate(sentences):
         with torch.inference_mode():
@@ -109,7 +109,37 @@ def test_last_states_are_those_of_each_sentence_alone():
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(ConfigurationError, match="graded sentences is not a number"):
-        order.last_states(model, sentences)
+        order.sentence_states(model, sentences)
+
+
+@pytest.mark.parametrize("front", [0, 2])
+def test_an_encoders_states_are_means_over_each_sentences_own_tokens(front):
+    model = zoo.tiny("t5")
+    prefix = [11, 12][:front]
+    sentences = [[*prefix, 5, 6, 1], [*prefix, 7, 8, 9, 1], [*prefix, 9, 4, 1]]
+    states = order.sentence_states(model, sentences, front=front)
+    assert states.shape == (2, 3, zoo.WIDTH)
+    for index, ids in enumerate(sentences):
+        with torch.inference_mode():
+            hidden = model.encoder(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        own = np.stack([layer[0, front:-1].numpy().mean(0) for layer in hidden[1:]])
+        np.testing.assert_allclose(states[:, index], own, rtol=1e-5, atol=1e-6)
+    longer = order.sentence_states(model, [[*prefix, 5, 6, 1]], front=front)
+    np.testing.assert_allclose(states[:, 0], longer[:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_job_reads_an_encoder_behind_its_prefix(tmp_path):
+    tokenizer = zoo.tiny_tokenizer()
+    models.save_model(zoo.tiny("t5"), tokenizer, tmp_path / "model")
+    found = {}
+    for prefix in ("", "and it came: "):
+        job = parse(OrderJob, {"order": {"axes": 2, "probes": 3}, "prefix": prefix})
+        order_preservation(job, tmp_path / "model", tmp_path / "order.jsonl", tmp_path / "order.json")
+        found[prefix] = read_rows(tmp_path / "order.jsonl", "order/1")
+    assert {row["layer"] for row in found[""]} == {0, 1}
+    first, second = ([row["pairs"] for row in rows] for rows in found.values())
+    assert first == second, "a prefix makes no pair unequal in length"
+    assert [row["share"] for row in found[""]] != [row["share"] for row in found["and it came: "]]
 
 
 def test_job_writes_rows_that_repeat(tmp_path):

@@ -71,3 +71,4 @@ class OrderJob:
 
     order: OrderPreservation = section(OrderPreservation, "corpus, probes and nulls")
     document_start: str = setting("bos", "token in front of every sentence", enum=["bos", "eos", "none"])
+    prefix: str = setting("", "of an encoder-decoder model, the text in front of every source")

@@ -28,10 +28,15 @@ ALL_PAIRS = [(low, high) for low in range(LEVELS) for high in range(low + 1, LEV
 
 
 @torch.inference_mode()
-def last_states(model: Any, sentences: Sequence[list[int]], batch: int = 64) -> np.ndarray:
-    """Hidden state of each sentence's last token behind every layer: ``[layers, sentences, D]``, float64.
+def sentence_states(model: Any, sentences: Sequence[list[int]], *, front: int = 0, batch: int = 64) -> np.ndarray:
+    """What each sentence became behind every layer: ``[layers, sentences, D]``, float64.
 
-    The embedding's output (layer 0 of transformers) is left out. Sentences of equal length go together.
+    Of a decoder it is the state of the last token, which alone has seen the whole sentence. Every state of an
+    encoder has: there it is the mean over the sentence's own tokens, without prefix and EOS. The
+    embedding's output (layer 0 of transformers) is left out. Sentences of equal length go together.
+
+    Args:
+        front: of an encoder-decoder model, tokens of the prefix; its sentences end with EOS.
 
     Raises:
         ConfigurationError: if a state is not a number.
@@ -43,10 +48,14 @@ def last_states(model: Any, sentences: Sequence[list[int]], batch: int = 64) -> 
         for first in range(0, len(group), batch):
             part = group[first : first + batch]
             ids = torch.tensor([sentences[index] for index in part], device=device)
-            given = positions(model, ids)
-            output = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False, **given)
-            last = torch.stack([hidden[:, -1] for hidden in output.hidden_states[1:]], dim=1).double().cpu().numpy()
-            states.update(zip(part, last, strict=True))
+            if model.config.is_encoder_decoder:
+                layers = model.get_encoder()(input_ids=ids, output_hidden_states=True).hidden_states[1:]
+                found = [hidden[:, front:-1].double().mean(1) for hidden in layers]
+            else:
+                given = positions(model, ids)
+                output = model.base_model(input_ids=ids, output_hidden_states=True, use_cache=False, **given)
+                found = [hidden[:, -1].double() for hidden in output.hidden_states[1:]]
+            states.update(zip(part, torch.stack(found, dim=1).cpu().numpy(), strict=True))
     result = np.stack([states[index] for index in range(len(sentences))], axis=1)
     if not np.isfinite(result).all():
         raise ConfigurationError(
