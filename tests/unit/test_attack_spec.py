@@ -22,7 +22,7 @@ FORMS: dict[str, list[dict[str, Any]]] = {
     name: [{}] for name in SPECS
 } | {
     "gcg": [{"form": "document"}, {"form": "universal"}],
-    "hotflip": [{}, {"one_shot": False}, {"iterative": False}],
+    "hotflip": [{}, {"one_shot": False}, {"iterative": False}, {"published": True}],
 }  # fmt: skip
 CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
 

@@ -1,8 +1,9 @@
 """HotFlip: a gradient proposes, the true loss decides.
 
 `greedy` re-scores M proposals exactly at each of K steps and keeps the best (or the
-best w: a beam). `one_shot` is the published study's form: all K flips from one gradient,
-nothing re-scored, nothing chosen by the loss it causes.
+best w: a beam). `one_shot` and `published` are the published study's forms for Pythia and for T5: all K
+flips from one gradient, nothing re-scored, nothing chosen by the loss it causes. The first takes the K flips of
+the largest first-order gain, the second the K positions of the largest gradient and the best token of each.
 
 Source: Ebrahimi et al. 2018 (arXiv:1712.06751), who estimate the change in loss from
 one-hot derivatives; re-scoring each accepted flip exactly is ours.
@@ -33,6 +34,7 @@ from isotone.evaluation.streams import stream
 from isotone.schema import setting
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
     from isotone.attacks.context import Context
@@ -50,6 +52,10 @@ class HotFlip:
     beam: int = setting(1, "beam width (w)", minimum=1)
     one_shot: bool = setting(
         True, "also run the published study's form: all flips from one gradient, nothing re-scored"
+    )
+    published: bool = setting(
+        False,
+        "also run the published study's form for T5: the positions with the largest gradient, one gradient, nothing re-scored",
     )
     iterative: bool = setting(True, "run the greedy form with exact re-scoring")
     ceiling: int = setting(
@@ -113,8 +119,12 @@ def one_shot(
     *,
     flips: int,
     tokenizer: Tokenizer | None = None,
+    by_norm: bool = False,
 ) -> list[Trace]:
-    """The published study's form: the best token of each position, the K best positions, one gradient.
+    """The best token of each position, the K best positions, one gradient.
+
+    Args:
+        by_norm: the best positions are those with the largest gradient (Euclidean norm), not the largest gain.
 
     State k of a trace holds the first k flips; its losses are not known yet (`measure` scores them).
     """
@@ -127,6 +137,8 @@ def one_shot(
     for document, clean, grad_TD in zip(documents, clean_BT, grad_BTD, strict=True):
         choice_PK, gain_PK = ranking.best(document.ids, grad_TD, document.eligible, 1)
         ranked = best_flips(document.eligible, choice_PK, gain_PK, ranking.vocabulary.allowed, len(document.eligible))
+        if by_norm:
+            ranked = _steepest(ranked, grad_TD)
         chosen: list[Flip] = []
         for flip in ranked:
             if len(chosen) == flips:
@@ -143,16 +155,27 @@ def one_shot(
     return traces
 
 
+def _steepest(flips: Sequence[Flip], grad_TD: Tensor) -> list[Flip]:
+    """Flips of one token per position, those where the gradient is longest first."""
+    norm_T = grad_TD.double().norm(dim=-1).numpy()
+    return sorted(flips, key=lambda flip: -norm_T[flip.position])
+
+
 def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
-    """Both forms, as the settings say."""
+    """Every form that the settings ask for."""
     settings = context.job.hotflip
     propose = GradientProposals(context.objective, context.vocabulary, settings.candidates, context.tokenizer)
     if context.restart:
         return {"greedy": afresh(context, documents, propose)}
     found = {}
-    if settings.one_shot:
-        found["one_shot"] = one_shot(
-            context.objective, documents, propose.ranking, flips=settings.flips, tokenizer=context.tokenizer
+    for name in _one_gradient(settings):
+        found[name] = one_shot(
+            context.objective,
+            documents,
+            propose.ranking,
+            flips=settings.flips,
+            tokenizer=context.tokenizer,
+            by_norm=name == "published",
         )
     if settings.iterative:
         found["greedy"] = greedy(
@@ -161,8 +184,12 @@ def attack(context: Context, documents: Sequence[Document]) -> dict[str, list[Tr
     return found
 
 
+def _one_gradient(settings: HotFlip) -> list[str]:
+    return ["one_shot"] * settings.one_shot + ["published"] * settings.published
+
+
 def _variants(settings: HotFlip) -> list[str]:
-    return ["one_shot"] * settings.one_shot + ["greedy"] * settings.iterative
+    return _one_gradient(settings) + ["greedy"] * settings.iterative
 
 
 def _cost(attacks: Attacks) -> Cost:
@@ -178,7 +205,7 @@ SPEC = AttackSpec(
     settings=HotFlip,
     search=attack,
     variants=_variants,
-    prefers=("greedy", "one_shot"),
+    prefers=("greedy", "one_shot", "published"),
     restarted=lambda settings: ["greedy"] * settings.iterative,
     flips=lambda settings: settings.flips,
     cost=_cost,
