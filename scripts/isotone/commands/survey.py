@@ -159,7 +159,8 @@ def _fill_from_state(run: Run, state: Path, now: float) -> None:
     beat = read_json_quietly(state / "heartbeat.json") or {}
     for key in ("step", "steps", "epoch", "loss", "tokens_per_second", "eta_seconds", "goodput"):
         setattr(run, key, beat.get(key))
-    run.heartbeat_age = now - max(float(beat.get("time") or 0), _lease_time(state))
+    alive = max(float(beat.get("time") or 0), _lease_time(state))
+    run.heartbeat_age = now - alive if alive else None
     run.gpu = recent_use(state / "gpu.jsonl")
     flags = read_json_quietly(state / "flags.json") or {}
     run.flags = [str(text) for text in flags.get("flags", [])]
