@@ -102,7 +102,7 @@ rule apply_monotonicity:
         "--train $(dirname {input.train}) --model {output.model} --certificate {output.certificate} >> {log} 2>&1"
 
 
-rule null:
+rule control:
     """A control whose clean loss equals a constrained arm's, made from the reference arm."""
     input:
         reference=FILES.run(study.report.baseline, "{seed}").model,
@@ -115,9 +115,9 @@ rule null:
         certificate=FILES.run("{arm}~{kind}", "{seed}").certificate,
         marker=FILES.run("{arm}~{kind}", "{seed}").marker,
     log:
-        FILES.log("null/{arm}~{kind}-seed-{seed}"),
+        FILES.log("control/{arm}~{kind}-seed-{seed}"),
     benchmark:
-        FILES.timing("null/{arm}~{kind}-seed-{seed}")
+        FILES.timing("control/{arm}~{kind}-seed-{seed}")
     wildcard_constraints:
         arm="[a-z][a-z0-9_]*",
         kind="tempered|noised",
@@ -138,9 +138,9 @@ rule null:
         documents=lambda wildcards, input: (
             f"--documents {Path(input.documents).parent}" if input.documents else ""
         ),
-        code=code_digest("null"),
+        code=code_digest("control"),
     shell:
-        "exec python scripts/null.py --settings {params.settings:q} --reference {input.reference} --arm {input.arm} "
+        "exec python scripts/control.py --settings {params.settings:q} --reference {input.reference} --arm {input.arm} "
         "--validation $(dirname {input.validation}) {params.documents} "
         "--model {output.model} --history {output.history} "
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"
@@ -157,9 +157,9 @@ rule early:
         certificate=FILES.run("{arm}~early-{label}", "{seed}").certificate,
         marker=FILES.run("{arm}~early-{label}", "{seed}").marker,
     log:
-        FILES.log("null/{arm}~early-{label}-seed-{seed}"),
+        FILES.log("control/{arm}~early-{label}-seed-{seed}"),
     benchmark:
-        FILES.timing("null/{arm}~early-{label}-seed-{seed}")
+        FILES.timing("control/{arm}~early-{label}-seed-{seed}")
     wildcard_constraints:
         arm="[a-z][a-z0-9_]*",
         label="[A-Za-z0-9._-]+",
@@ -173,9 +173,9 @@ rule early:
             length=study.training.length,
             blocks=study.training.validation_blocks,
         ),
-        code=code_digest("null"),
+        code=code_digest("control"),
     shell:
-        "exec python scripts/null.py --settings {params.settings:q} --reference {input.base}/milestones/{wildcards.label} "
+        "exec python scripts/control.py --settings {params.settings:q} --reference {input.base}/milestones/{wildcards.label} "
         "--tokenizer {input.base} --validation $(dirname {input.validation}) "
         "--model {output.model} --history {output.history} "
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"

@@ -81,7 +81,7 @@ def measure(study: Study, folder: Path, arm: str) -> Measured:
         controls[reference] = [attack(study, folder, reference, seed) for seed in seeds]
     for name in names:
         kind = name.partition("~")[2]
-        if all(trained(study, folder, name, seed).get("null", {}).get("found", True) for seed in seeds):
+        if all(trained(study, folder, name, seed).get("control", {}).get("found", True) for seed in seeds):
             controls[kind] = [attack(study, folder, name, seed) for seed in seeds]
     return Measured(
         arm,

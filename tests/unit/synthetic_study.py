@@ -288,11 +288,13 @@ def write_run(folder: Path, study: Study, planted: Planted, run: str, seed: int)
     base = folder / "runs" / run / f"seed-{seed}"
     write_json(base / "certificate.json", certificate(run))
     final = 3.0 + clean_loss(planted, run)
-    null = (
-        {"null": {"kind": run.partition("~")[2], "found": True, "reason": "", "difference": 1e-4}} if "~" in run else {}
+    control = (
+        {"control": {"kind": run.partition("~")[2], "found": True, "reason": "", "difference": 1e-4}}
+        if "~" in run
+        else {}
     )
     result = {"steps": 40, "epochs": 1.0, "tokens": 81920, "start_loss": final + 1, "final_loss": final, "best": {"step": 40, "loss": final},
-              "weights_sha256": digest_of([run, seed]), "bitwise": True, "certificate": certificate(run)["verdict"], "moved_share": 0.98, **null}  # fmt: skip
+              "weights_sha256": digest_of([run, seed]), "bitwise": True, "certificate": certificate(run)["verdict"], "moved_share": 0.98, **control}  # fmt: skip
     write_marker(
         base / "train.json",
         "train",

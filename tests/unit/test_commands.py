@@ -98,7 +98,7 @@ def test_every_state_of_a_run_is_told_apart(study):
         study / "runs/both~tempered/seed-1/train.json",
         {"result": {"steps": 0, "final_loss": 2.0}, "cost": {"flags": ["x: y"]}},
     )
-    put(study / "logs/null/both~tempered-seed-2.log", "step 1\nRuntimeError: no root found\n")
+    put(study / "logs/control/both~tempered-seed-2.log", "step 1\nRuntimeError: no root found\n")
     found, all_runs = runs(study)
     states = {name: run.state for name, run in all_runs.items()}
     assert states == {

@@ -13,7 +13,7 @@ from isotone.constraints import constrain
 from isotone.models import load_model, save_model
 from isotone.records import read_json
 from isotone.schema import parse
-from test_nulls import split
+from test_controls import split
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from isotone.provenance import PROGRAMS, code_digest, code_files, data_files
 
 DIGESTED = [
-    "null",
+    "control",
     "calibrate",
     "perplexity",
     "order_preservation",

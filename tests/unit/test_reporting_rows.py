@@ -166,7 +166,7 @@ def test_a_control_that_does_not_exist_is_left_out_and_said(study: Study, folder
     for seed in (7, 8):
         path = folder / f"runs/mlp_in~tempered/seed-{seed}/train.json"
         marker = read_json(path)
-        marker["result"]["null"] |= {"found": False, "reason": "not applicable: the arm is not worse"}
+        marker["result"]["control"] |= {"found": False, "reason": "not applicable: the arm is not worse"}
         write_json(path, marker)
     evidence = load_evidence(study, folder)
     assert evidence.runs_of("mlp_in~tempered") == []

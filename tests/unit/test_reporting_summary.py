@@ -102,7 +102,7 @@ def test_a_control_that_could_not_be_made_is_said(tmp_path: Path) -> None:
     for seed in study.seeds:
         path = tmp_path / f"runs/mlp_in~tempered/seed-{seed}/train.json"
         marker = read_json(path)
-        marker["result"]["null"] |= {"found": False, "reason": "not applicable: the arm is better"}
+        marker["result"]["control"] |= {"found": False, "reason": "not applicable: the arm is better"}
         write_json(path, marker)
     results = final.build(study, tmp_path)["results"]
     assert results["primary"] == []

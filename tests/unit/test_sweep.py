@@ -68,7 +68,7 @@ def plant(sweep, root, results, damage, loss):
     for name, seed in study.runs():
         result = {"best": {"loss": loss.get(name, 3.5)}}
         if name == "strict~noised":
-            result["null"] = {"found": False}
+            result["control"] = {"found": False}
         write_json(folder / f"runs/{name}/seed-{seed}/train.json", {"result": result})
         write_json(
             folder / f"sweep/{name}/seed-{seed}/hotflip.json", {"result": {"greedy": {"J_mean": damage.get(name, 0.7)}}}

@@ -40,7 +40,7 @@ def jobs(study: Study) -> dict[str, int]:
         "train_baseline": sum(arm not in study.constrained_arms() for arm in trained),
         "train_monotonic": sum(arm in study.constrained_arms() for arm in trained),
         "early": sum("~early-" in arm for arm, _ in runs),
-        "null": sum("~" in arm and "~early-" not in arm for arm, _ in runs),
+        "control": sum("~" in arm and "~early-" not in arm for arm, _ in runs),
         "perplexity": len(runs),
         "pretrain": int(study.model.source == "scratch"),
         "fetch": int("hub" in (study.model.source, study.data.source)),

@@ -54,7 +54,7 @@ def test_a_deleted_training_marker_reruns_one_training(study: Path) -> None:
     (study / "results/smoke/runs/mlp_both/seed-42/train.json").unlink()
     plan = planned(study)
     assert plan["train_monotonic"] == 1 and "train_baseline" not in plan and "pretrain" not in plan
-    assert plan["perplexity"] == 2 and plan["null"] == 1  # the run and its control
+    assert plan["perplexity"] == 2 and plan["control"] == 1  # the run and its control
 
 
 def test_a_learning_rate_retrains_only_its_arm(study: Path) -> None:
@@ -79,7 +79,7 @@ def test_comments_rerun_nothing_and_attack_code_reruns_attacks(study: Path) -> N
         file.write("\nANOTHER_CONSTANT = 1\n")
     plan = planned(study)
     assert {"attack_hotflip", "attack_random"} <= set(plan)
-    assert not {"train_baseline", "train_monotonic", "pretrain", "perplexity", "null"} & set(plan)
+    assert not {"train_baseline", "train_monotonic", "pretrain", "perplexity", "control"} & set(plan)
 
 
 def test_training_code_retrains_only_with_its_version(study: Path) -> None:

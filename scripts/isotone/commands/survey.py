@@ -246,7 +246,7 @@ def _last(text: Any) -> str:
 
 def _rule_of(arm: str) -> str:
     """The rule that makes a run."""
-    return "early" if "~early-" in arm else "null" if "~" in arm else "train"
+    return "early" if "~early-" in arm else "control" if "~" in arm else "train"
 
 
 def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
@@ -265,7 +265,7 @@ def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
             survey_run("pretrain", folder / "pretrain", states.get("pretrain"), log, now, job_of(jobs, "pretrain", ""))
         )
     for arm, seed in study.runs():
-        name, log = f"{arm}/seed-{seed}", folder / f"logs/{'null' if '~' in arm else 'train'}/{arm}-seed-{seed}.log"
+        name, log = f"{arm}/seed-{seed}", folder / f"logs/{'control' if '~' in arm else 'train'}/{arm}-seed-{seed}.log"
         job = job_of(jobs, _rule_of(arm), f"{arm}-{seed}")
         runs.append(survey_run(name, folder / "runs" / arm / f"seed-{seed}", states.get(name), log, now, job))
     steps = expected_steps(study, folder)

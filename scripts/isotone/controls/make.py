@@ -33,7 +33,7 @@ NOISE = 8.0  # largest noise that is tried, in standard deviations of each weigh
 
 
 @dataclass(frozen=True)
-class Null:
+class Control:
     """A control and how well it met its target.
 
     Attributes:
@@ -209,7 +209,7 @@ def _noised(
     return model, scale
 
 
-def make_null(
+def make_control(
     kind: str,
     reference: PreTrainedModel,
     target_nll: float,
@@ -219,7 +219,7 @@ def make_null(
     tolerance: float,
     seed: int = 0,
     by_text: bool = False,
-) -> Null:
+) -> Control:
     """A control with the clean loss ``target_nll`` on the given texts.
 
     Args:
@@ -250,7 +250,7 @@ def make_null(
     else:
         raise ConfigurationError(f'controls.kinds has "{kind}". Choose from {", ".join(KINDS)}.')
     if made is None:
-        return Null(reference, kind, False, missing, None, target_nll, baseline_nll, baseline_nll)
+        return Control(reference, kind, False, missing, None, target_nll, baseline_nll, baseline_nll)
     model, value = made
     reached = target_nll + gap(model)
-    return Null(model, kind, True, "", value, target_nll, reached, baseline_nll)
+    return Control(model, kind, True, "", value, target_nll, reached, baseline_nll)

@@ -136,7 +136,7 @@ def _entry(evidence: Evidence, runs: list[Run], attack: str, variant: str, sourc
 
 
 def damage(evidence: Evidence, sources: Sources, say: Callable[[str], None] = lambda text: None) -> Json:
-    """Every attack in every form on every arm and null."""
+    """Every attack in every form on every arm and control."""
     table: Json = {}
     for name in [*evidence.study.arms, *evidence.study.control_arms()]:
         runs = evidence.runs_of(name)

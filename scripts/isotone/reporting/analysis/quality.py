@@ -87,7 +87,7 @@ def _cost(evidence: Evidence, name: str, protocol: str, sources: Sources) -> Jso
 
 
 def quality(evidence: Evidence, sources: Sources, say: Callable[[str], None] = lambda text: None) -> Json:
-    """Every protocol of every arm and null: four units, seeds apart, and the rise against the reference."""
+    """Every protocol of every arm and control: four units, seeds apart, and the rise against the reference."""
     table: Json = {}
     for name in [*evidence.study.arms, *evidence.study.control_arms()]:
         runs = evidence.runs_of(name)

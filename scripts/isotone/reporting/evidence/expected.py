@@ -16,7 +16,7 @@ HERE = Layout(".")  # paths relative to the study's folder
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """One evaluated model: an arm, or a null made for it (``mlp_in~tempered``), from one seed."""
+    """One evaluated model: an arm, or a control made for it (``mlp_in~tempered``), from one seed."""
 
     name: str
     seed: int
@@ -28,7 +28,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """The kind of null; empty for a trained arm."""
+        """The kind of control; empty for a trained arm."""
         return self.name.partition("~")[2]
 
     @property
@@ -43,12 +43,12 @@ class Run:
 
 
 def all_runs(study: Study) -> list[Run]:
-    """Every arm and null with each of its seeds, in the order of the configuration."""
+    """Every arm and control with each of its seeds, in the order of the configuration."""
     return [Run(name, seed) for name, seed in study.runs()]
 
 
 def trained_runs(study: Study) -> list[Run]:
-    """The runs that were trained: no nulls."""
+    """The runs that were trained: no controls."""
     return [run for run in all_runs(study) if not run.kind]
 
 

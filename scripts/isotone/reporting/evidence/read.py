@@ -24,7 +24,7 @@ class Evidence:
         clean: run to protocol to rows.
         attacks: run to attack to variant to rows.
         markers: relative path of a marker to its content.
-        unavailable: null runs that could not be made, and why.
+        unavailable: controls that could not be made, and why.
     """
 
     study: Study
@@ -36,7 +36,7 @@ class Evidence:
     unavailable: dict[Run, str] = field(default_factory=dict)
 
     def runs_of(self, name: str) -> list[Run]:
-        """The runs of an arm or null that could be made, in the order of the seeds."""
+        """The runs of an arm or control that could be made, in the order of the seeds."""
         return [run for run in all_runs(self.study) if run.name == name and run not in self.unavailable]
 
     def matrix(self, name: str, attack: str, variant: str, measure: str, seeds: list[int] | None = None) -> np.ndarray:
@@ -114,7 +114,7 @@ def _load_run(evidence: Evidence, run: Run) -> None:
         evidence.markers[f"{run.folder}/{name}"] = read_json(folder / name)
     evidence.certificates[run] = read_json(folder / "certificate.json")
     result = evidence.markers[f"{run.folder}/train.json"]["result"]
-    made = result.get("null", {})
+    made = result.get("control", {})
     if run.kind and made.get("found") is False:
         evidence.unavailable[run] = str(made.get("reason", "not available"))
         return

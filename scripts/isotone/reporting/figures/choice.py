@@ -14,6 +14,6 @@ def main_form(forms: Json, attack: str) -> str:
 
 
 def in_order(results: Json, names: Iterable[str]) -> list[str]:
-    """The reference first, then the arms by name, each followed by its nulls."""
+    """The reference first, then the arms by name, each followed by its controls."""
     arms = results["arms"]
     return sorted(names, key=lambda name: (arms.index(name.partition("~")[0]), name))

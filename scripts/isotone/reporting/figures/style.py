@@ -55,7 +55,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def look(names: Sequence[str], name: str) -> dict[str, Any]:
-    """Colour, marker and line of an arm; a null looks like its arm, hollow."""
+    """Colour, marker and line of an arm; a control looks like its arm, hollow."""
     index = list(names).index(name.partition("~")[0]) % len(COLOURS)
     return {"color": COLOURS[index], "marker": MARKERS[index], "linestyle": LINES[index]}
 

@@ -16,7 +16,7 @@ from isotone.attacks.vocabulary import Vocabulary
 from isotone.config.constraint import Calibration, Constraint
 from isotone.constraints import calibration_ids, constrain
 from isotone.constraints.capture import calibration_blocks
-from isotone.controls.make import Noise, add_noise, make_null, mean_nll, scale_logits, solve
+from isotone.controls.make import Noise, add_noise, make_control, mean_nll, scale_logits, solve
 from isotone.controls.temperature import best_temperature
 from isotone.errors import ConfigurationError
 from isotone.evaluation.scoring import Scorer
@@ -86,18 +86,18 @@ def test_a_null_has_the_target_loss_and_the_reference_stays(kind):
     reference, blocks = fitted(), text()
     base = mean_nll(reference, *blocks)
     weights = copy.deepcopy(reference.state_dict())
-    null = make_null(kind, reference, base + 0.3, *blocks, tolerance=1e-3)
-    assert null.found and abs(mean_nll(null.model, *blocks) - base - 0.3) <= 1e-3 + 1e-5
-    assert null.setting > (1 if kind == "tempered" else 0)
+    control = make_control(kind, reference, base + 0.3, *blocks, tolerance=1e-3)
+    assert control.found and abs(mean_nll(control.model, *blocks) - base - 0.3) <= 1e-3 + 1e-5
+    assert control.setting > (1 if kind == "tempered" else 0)
     assert all(torch.equal(value, weights[name]) for name, value in reference.state_dict().items())
-    assert abs(null.report()["difference"]) <= 1e-3 + 1e-5
+    assert abs(control.report()["difference"]) <= 1e-3 + 1e-5
 
 
 def test_a_tempered_null_predicts_the_same_tokens_and_a_noised_one_does_not():
     reference, blocks = fitted(), text()
     target = mean_nll(reference, *blocks) + 0.5
     tempered, noised = (
-        make_null(kind, reference, target, *blocks, tolerance=1e-3).model for kind in ("tempered", "noised")
+        make_control(kind, reference, target, *blocks, tolerance=1e-3).model for kind in ("tempered", "noised")
     )
     best = reference(blocks[0]).logits.argmax(-1)
     assert torch.equal(tempered(blocks[0]).logits.argmax(-1), best)
@@ -140,25 +140,25 @@ def test_the_mean_by_text_weighs_texts_alike():
 @pytest.mark.parametrize("kind", ["tempered", "noised"])
 def test_a_target_better_than_the_reference_is_not_applicable(kind):
     reference, blocks = fitted(), text()
-    null = make_null(kind, reference, mean_nll(reference, *blocks) - 0.1, *blocks, tolerance=1e-3)
-    assert not null.found and null.reason.startswith("not applicable") and null.setting is None
-    assert null.model is reference
+    control = make_control(kind, reference, mean_nll(reference, *blocks) - 0.1, *blocks, tolerance=1e-3)
+    assert not control.found and control.reason.startswith("not applicable") and control.setting is None
+    assert control.model is reference
 
 
 def test_a_target_that_no_temperature_reaches_is_not_applicable():
-    null = make_null("tempered", fitted(), 50.0, *text(), tolerance=1e-3)
-    assert not null.found
+    control = make_control("tempered", fitted(), 50.0, *text(), tolerance=1e-3)
+    assert not control.found
 
 
 def test_a_checkpoint_is_a_point_of_the_curve_as_it_is():
     reference, blocks = fitted(), text()
-    null = make_null("early", reference, mean_nll(reference, *blocks), *blocks, tolerance=1e-3)
-    assert null.found and null.model is reference and null.report()["difference"] == 0
+    control = make_control("early", reference, mean_nll(reference, *blocks), *blocks, tolerance=1e-3)
+    assert control.found and control.model is reference and control.report()["difference"] == 0
 
 
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(ConfigurationError, match=r'"frozen".*tempered, noised, early'):
-        make_null("frozen", zoo.tiny("gpt2"), 1.0, *text(), tolerance=1e-3)
+        make_control("frozen", zoo.tiny("gpt2"), 1.0, *text(), tolerance=1e-3)
 
 
 def test_solve_finds_roots_and_says_when_there_is_none():
@@ -223,16 +223,16 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     inputs = ["--reference", base, "--arm", start, "--validation", data]
     settings = json.dumps({"kind": "tempered", "constraint": as_mapping(constraint), "length": 64, "tolerance": 1e-3})
     both = [*inputs, *[item for pair in outputs for item in pair]]
-    assert not program(root, "null", ["--settings", settings, *both], monkeypatch)
+    assert not program(root, "control", ["--settings", settings, *both], monkeypatch)
     result = read_json(paths["train.json"])["result"]
-    assert result["null"]["found"] and result["null"]["setting"] > 1
-    assert result["final_loss"] == pytest.approx(result["null"]["target_nats_per_token"], abs=2e-3)
+    assert result["control"]["found"] and result["control"]["setting"] > 1
+    assert result["final_loss"] == pytest.approx(result["control"]["target_nats_per_token"], abs=2e-3)
     assert result["final_loss"] == pytest.approx(
         mean_nll(load_model(paths["model"]), *calibration_blocks(data, 4096, 64))
     )
     assert paths["history.csv"].read_text().count("\n") == 2
     first = paths["train.json"].read_bytes()
-    assert not program(root, "null", ["--settings", settings, *both], monkeypatch)
+    assert not program(root, "control", ["--settings", settings, *both], monkeypatch)
     assert paths["train.json"].read_bytes() == first  # nothing in it depends on time or place
 
     shared = tmp_path / "attack"
@@ -240,8 +240,8 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     ids = [calibration_ids(data, 4096, 64)[row, :length].numpy() for row, length in enumerate((40, 40, 17))]
     texts = [Document(f"text {index}", each, np.array([1])) for index, each in enumerate(ids)]
     write_manifest(shared, texts, [], Vocabulary(np.array([1]), ["a"] * 4, np.zeros(4, np.int64)), {})
-    assert not program(root, "null", ["--settings", settings, *both, "--documents", shared], monkeypatch)
-    found = read_json(paths["train.json"])["result"]["null"]
+    assert not program(root, "control", ["--settings", settings, *both, "--documents", shared], monkeypatch)
+    found = read_json(paths["train.json"])["result"]["control"]
     prefix = prefix_token(load_tokenizer(base), "bos")
 
     def clean_loss(folder):
@@ -257,11 +257,11 @@ def test_the_programs_make_a_start_and_a_control(root, tmp_path, monkeypatch, ca
     early = json.dumps({"kind": "early", "length": 64})
     without = [word for pair in zip(both[::2], both[1::2], strict=True) if pair[0] != "--arm" for word in pair]
     without[without.index("--reference") + 1] = start
-    assert not program(root, "null", ["--settings", early, *without, "--tokenizer", base], monkeypatch)
-    assert read_json(paths["train.json"])["result"]["null"]["found"]
+    assert not program(root, "control", ["--settings", early, *without, "--tokenizer", base], monkeypatch)
+    assert read_json(paths["train.json"])["result"]["control"]["found"]
     assert records.folder_digest(paths["model"], "*.safetensors") == records.folder_digest(start, "*.safetensors")
     with pytest.raises(ConfigurationError, match=r"a checkpoint \(early\) matches none"):
-        program(root, "null", ["--settings", early, *both], monkeypatch)
+        program(root, "control", ["--settings", early, *both], monkeypatch)
 
     found = [tmp_path / "calibration.json", tmp_path / "again.json"]
     command = ["--settings", '{"length": 64}', "--models", base, start, "--validation", data, "--markers", *found]

@@ -75,7 +75,7 @@ def main() -> int | None:
     import torch
     from isotone.constraints import calibration_ids, certify
     from isotone.constraints.capture import calibration_blocks
-    from isotone.controls.make import make_null, mean_nll
+    from isotone.controls.make import make_control, mean_nll
     from isotone.models import load_model, load_tokenizer, prefix_token, save_model
 
     environment.deterministic(settings.seed)  # sums depend on the thread count, the solved temperature on sums
@@ -88,7 +88,7 @@ def main() -> int | None:
     arm = load_model(options.arm, device=device) if options.arm else reference
     target = mean_nll(arm, *texts, by_text=by_text)
     del arm
-    null = make_null(
+    control = make_control(
         settings.kind,
         reference,
         target,
@@ -97,9 +97,9 @@ def main() -> int | None:
         seed=settings.seed,
         by_text=by_text,
     )
-    save_model(null.model, tokenizer, options.model)
+    save_model(control.model, tokenizer, options.model)
     exported = load_model(options.model, device=device)
-    report = null.report() | {
+    report = control.report() | {
         "matched_on": "attacked" if by_text else "validation",
         "exported_nats_per_token": mean_nll(exported, *texts, by_text=by_text),
     }
@@ -112,7 +112,7 @@ def main() -> int | None:
     weights = records.folder_digest(options.model, "*.safetensors")
     records.write_marker(
         options.marker,
-        "null",
+        "control",
         settings=as_mapping(settings),
         inputs={
             "reference": records.folder_digest(options.reference, "*.safetensors"),
@@ -132,11 +132,13 @@ def main() -> int | None:
             "bitwise": True,
             "certificate": certificate["verdict"],
             "moved_share": None,
-            "null": report,
+            "control": report,
         },
     )
-    words = f"{null.setting}" if null.found else null.reason
-    print(f"{settings.kind}: {words}; target {null.target_nll:.4f}, reached {null.reached_nll:.4f} nats per token")
+    words = f"{control.setting}" if control.found else control.reason
+    print(
+        f"{settings.kind}: {words}; target {control.target_nll:.4f}, reached {control.reached_nll:.4f} nats per token"
+    )
     return None
 
 
