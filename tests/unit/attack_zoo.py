@@ -20,6 +20,7 @@ SMALL = {
     "query": {"flips": 2},
     "random": {"flips": 2},
     "noise": {},
+    "soft": {"iterations": 3},
     "gcg": {"flips": 2, "iterations": 3, "search_width": 4, "topk": 8, "batch": 2},
 }
 

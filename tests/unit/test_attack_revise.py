@@ -29,7 +29,7 @@ def test_it_never_loses_and_stays_in_its_budget_of_flips_and_passes(monkeypatch)
     assert any(new.best[-1].damage > old.best[-1].damage for old, new in zip(before, after, strict=True))
     for old, new in zip(before, after, strict=True):
         assert new.best[-1].damage >= old.best[-1].damage
-        assert [state.damage for state in new.best[:-1]] == [state.damage for state in old.best[:-1]]
+        assert all(after.damage >= first.damage for after, first in zip(new.best, old.best, strict=True))
         assert (new.best[-1].ids != new.document.ids).sum() <= 2
         assert 160 - 9 < new.ledger.forward_tokens / length <= 160
         spent, damages = zip(*new.progress, strict=True)
@@ -80,7 +80,8 @@ def test_it_ends_where_a_doubling_gains_too_little_and_says_why(monkeypatch):
     length = objective.tokens(20)
     monkeypatch.setattr(revise, "GAIN", 1e9)  # nothing gains enough: two doublings, converged
     for trace in greedy(objective, manifest, ceiling=1000):
-        assert 44 <= trace.ledger.forward_tokens / length < 44 + 9
+        searched = trace.progress[3][0] / length  # two searches of two flips: 1 + 2 (1 + 4) + 2 (1 + 32) passes
+        assert searched == 77 and 4 * searched <= trace.ledger.forward_tokens / length < 4 * searched + 9
         effort = measure.effort_of(trace, length, trace.best[-1].damage)
         assert effort["search"]["converged"] and not effort["search"]["ceiling"]
     monkeypatch.setattr(revise, "GAIN", -1.0)  # everything does: the ceiling ends it, not converged
@@ -100,17 +101,47 @@ def test_flips_take_turns():
     assert [task.turn() for _ in range(4)] == [1, 4, 1, 2]  # what is left of the round, then a new one
 
 
-def test_errors_that_were_measured_correct_the_estimates():
-    propose = GradientProposals(az.objective(), az.manifest(1).vocabulary, 2)
-    state = State(TEXT.ids, [], np.zeros(8), 0.0)
-    trace = Trace(TEXT, np.zeros(8), [state], [Ledger()], Ledger())
-    task = revise.Task(trace, state, 0, 0.0, errors={2: [4.0, 2.0], 3: [-1.0]})
-    np.testing.assert_allclose(task.error(np.array([1, 2, 3])), [0.0, 6 / 4, -1 / 3])
-    position = Position(
-        TEXT, state, np.zeros(8), np.array([1, 2]), 0, 0, {(2, int(propose.vocabulary.allowed[0])): 0.1}
-    )
-    table = np.array([[0, 1], [0, 1]]), np.array([[1.0, 0.9], [0.5, 0.2]])
-    flips = revise.Revision(propose, 0, count=2, memory=100).propose(task, position, table)
-    # Position 2 is worth 1.5 more than it looks; its first token was tried, and one token a position is enough here.
+def proposed(seen=(), errors=None, tokenizer=None):
+    """What a round of four proposes once the flip at position 3 to the first allowed token is given back."""
+    propose = GradientProposals(az.objective(), az.manifest(1).vocabulary, 4, tokenizer)
     allowed = propose.vocabulary.allowed
-    assert [(flip.position, flip.token, flip.gain) for flip in flips] == [(2, allowed[1], 0.2), (1, allowed[0], 1.0)]
+    before, hole = TEXT.ids.copy(), State(TEXT.ids, [], np.zeros(8), 0.0)
+    before[3] = allowed[0]
+    state = State(before, [3], np.zeros(8), 0.5)
+    task = revise.Task(Trace(TEXT, np.zeros(8), [state], [Ledger()], Ledger()), state, 0, 0.0, errors=errors or {})
+    known = {(place, int(allowed[token])): gain for place, token, gain in seen}
+    position = Position(TEXT, hole, np.zeros(8), np.array([1, 2, 3]), 0, 0, known)
+    table = np.array([[0, 1, 2]] * 3), np.array([[1.0, 0.9, 0.8], [0.5, 0.2, 0.1], [0.4, 0.3, 0.05]])
+    flips = revise.Revision(propose, 0, count=4, memory=4).propose(task, position, table)
+    return [(flip.position, allowed.tolist().index(flip.token), flip.gain, flip.remembered) for flip in flips], task
+
+
+def test_half_of_a_round_stays_where_the_flip_was_given_back():
+    flips, _ = proposed()
+    # Not the token that stood there; one token at each other position.
+    assert flips == [(3, 1, 0.3, False), (3, 2, 0.05, False), (1, 0, 1.0, False), (2, 0, 0.5, False)]
+
+
+def test_what_was_measured_comes_again_but_not_what_stood_there():
+    flips, _ = proposed(seen=[(3, 0, 9.0), (1, 0, 0.2), (2, 0, 0.1)])
+    assert flips == [(1, 0, pytest.approx(0.2 * 8), True), (3, 1, 0.3, False), (3, 2, 0.05, False), (1, 1, 0.9, False)]
+
+
+def test_errors_that_were_measured_correct_the_estimates():
+    flips, task = proposed(
+        seen=[(2, 0, -0.1), (3, 0, -9.0), (3, 1, -9.0), (3, 2, -9.0)], errors={2: [4.0, 2.0], 3: [-1.0]}
+    )
+    np.testing.assert_allclose(task.error(np.array([1, 2, 3])), [0.0, 6 / 4, -1 / 3])
+    # Position 2 is worth 1.5 more than it looks; its first token was tried, and nothing is left at position 3.
+    assert flips[1:] == [(2, 1, 0.2, False), (1, 0, 1.0, False)] and flips[0] == (2, 0, pytest.approx(-0.8), True)
+
+
+def test_a_ceiling_pays_for_a_wider_search_first():
+    manifest, objective = az.manifest(2, shorten=0), az.objective()
+    length = objective.tokens(20)
+    for ceiling, wide in ((40, 5), (100, 12), (1000, 32)):
+        for trace in greedy(objective, manifest, ceiling=ceiling):
+            spent = [tokens / length for tokens, _ in trace.progress]
+            assert spent[:4] == [6, 11, 12 + wide, 13 + 2 * wide]
+    for trace in greedy(objective, manifest, ceiling=32):  # a quarter of it is no wider than what was searched
+        assert trace.progress[2][0] / length == 11 + 1 + 8  # a round of revision follows

@@ -60,7 +60,7 @@ def test_gradient_is_the_limit_of_differences_of_embeddings():
             embeds = scorer.embedding(scorer.inputs_of(ids)).double()
             embeds[0, place + 1] += sign * step * direction
             hidden = models.hidden_states(model, inputs_embeds_BTD=embeds)
-            nll = scorer._nll_of_hidden(hidden, ids)
+            nll = scorer.nll_of_hidden(hidden, ids)
             sums.append(float((nll.double() * weights).sum()))
         expected = (sums[0] - sums[1]) / (2 * step)
         assert abs(float(grad[0, place].double() @ direction) - expected) < 2e-2 * max(1.0, abs(expected))

@@ -62,7 +62,7 @@ CHOSEN: dict[str, Any] = {
     },
     "perplexity": {"protocols": ["document", "rolling"]},
     "attacks": {
-        "run": ["hotflip", "uat", "query", "random", "gcg", "noise", "strongest"],
+        "run": ["hotflip", "uat", "query", "random", "gcg", "noise", "soft", "strongest"],
         "transfer": ["hotflip"],
         "hotflip": {"iterative": True, "flips": 7},
         "query": {"flips": 7},

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class GradientProposals:
 
     Attributes:
         count: proposals per state (M).
-        per_position: at most so many of them at one position.
+        per_position: at most so many of them at one position, or as many as M takes where positions are few.
         objective: gives the gradient; another model's for crossed gradients.
         tokenizer: given in the threat model `text`; flips that do not survive are rejected.
         clean: unchanged losses under ``objective`` by document; None: those of the search itself.
@@ -127,12 +128,13 @@ class GradientProposals:
         """
         deep = DEEP if self.tokenizer is not None else 1
         tried = [max(Counter(place for place, _ in position.seen).values(), default=0) for position in asking]
-        tables = self.tables(asking, ledgers, deep * self.per_position + max(tried))
+        each = [max(self.per_position, math.ceil(self.count / len(position.open))) for position in asking]
+        tables = self.tables(asking, ledgers, deep * max(each) + max(tried))
         found = []
-        for position, (choice_PK, gain_PK) in zip(asking, tables, strict=True):
+        for position, most, (choice_PK, gain_PK) in zip(asking, each, tables, strict=True):
             old = self._remembered(position)
             ranked = best_flips(position.open, choice_PK, gain_PK, self.vocabulary.allowed, gain_PK.size)
-            new = fresh_flips(ranked, position.seen, deep * (self.count - len(old)), deep * self.per_position)
+            new = fresh_flips(ranked, position.seen, deep * (self.count - len(old)), deep * most)
             if self.tokenizer is not None:
                 old, new = (surviving(position.state.ids, flips, self.tokenizer) for flips in (old, new))
             found.append([*old, *new[: self.count - len(old)]])

@@ -14,7 +14,7 @@ one-hot derivatives; re-scoring each accepted flip exactly is ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from isotone.attacks.revise import Revision
     from isotone.attacks.settings import Attacks
 
+WIDE = 32  # proposals per step of the second search
+
 
 @dataclass(frozen=True)
 class HotFlip:
@@ -60,7 +62,7 @@ class HotFlip:
     iterative: bool = setting(True, "run the greedy form with exact re-scoring")
     ceiling: int = setting(
         0,
-        "forward passes per document up to which the greedy form revises its flips, doubling its effort until two doublings in a row gain less than 2 % each; 0: it never revises",
+        "forward passes per document up to which the greedy form begins anew with more proposals and revises its flips, doubling its effort until two doublings in a row gain less than 2 % each; 0: it never revises",
         minimum=0,
     )
 
@@ -79,11 +81,16 @@ def greedy(
     beam: int = 1,
     ceiling: int = 0,
 ) -> list[Trace]:
-    """K steps of M exactly scored proposals, then revision up to ``ceiling`` forward passes a document.
+    """K steps of M exactly scored proposals; up to ``ceiling`` forward passes a document, more of them, and revision.
 
-    K (2 + M) passes without a beam, of which K (1 + M) are forward.
+    The first search takes K (2 + M) passes without a beam, of which K (1 + M) are forward. The second begins anew
+    with a quarter of the ceiling, since the first flips decide where revision ends.
     """
-    traces = search(objective, documents, propose, Plan(flips=flips, steps=flips, beam=beam))
+    plan = Plan(flips=flips, steps=flips, beam=beam)
+    traces = search(objective, documents, propose, plan)
+    wide = min(WIDE, ceiling // (4 * flips))
+    if wide > propose.count:
+        search(objective, documents, replace(propose, count=wide), plan, traces)
     if ceiling:
         revision(propose, ceiling)(objective, traces)
     return traces
@@ -195,7 +202,7 @@ def _variants(settings: HotFlip) -> list[str]:
 def _cost(attacks: Attacks) -> Cost:
     settings, shared = attacks.hotflip, attacks.shared
     tokens = float(shared.documents * (shared.window + 1))
-    rounds = max(0, settings.ceiling - settings.forwards) / (1 + settings.candidates)
+    rounds = max(0, settings.ceiling - settings.forwards) / (1 + 2 * settings.candidates)
     return Cost(tokens * max(settings.forwards, settings.ceiling), tokens * (settings.flips + rounds))
 
 

@@ -22,6 +22,7 @@ from scipy import stats
 from isotone.attacks.objective import TextObjective, check_numbers
 from isotone.attacks.published import SUCCESS
 from isotone.attacks.search import Trace
+from isotone.evaluation.scoring import Comparison
 from isotone.records import Json
 
 EDGES = (1, 2, 3, 4, 6, 9, 17, 33, 65, 129, 257)  # distance behind the nearest change, tokens: [1, 2) ... [4, 6) ...
@@ -62,6 +63,12 @@ def predictions(
     """
     heat = objective.temperature
     found = objective.scorer.compare(torch.from_numpy(before_T), torch.from_numpy(after_T), heat or 1.0)
+    return judged(objective, found, kept_T, first)
+
+
+def judged(objective: TextObjective, found: Comparison, kept_T: np.ndarray, first: int = 0) -> Json:
+    """`predictions` from a comparison that was made, at the model's own temperature if there is one."""
+    heat = objective.temperature
     result: Json = {
         "top1_agreement": float(found.same.double().numpy()[kept_T].mean()),
         "clean_accuracy": float(found.right_before.double().numpy()[kept_T].mean()),
@@ -71,7 +78,7 @@ def predictions(
     if heat is not None:
         nll_T = found.nll_before.double().numpy()
         rise_T = found.nll_after.double().numpy() - nll_T
-        scored_T = objective.counts(np.zeros(len(before_T), bool))
+        scored_T = objective.counts(np.zeros(len(kept_T), bool))
         changed_T = np.concatenate([np.ones(first, bool), scored_T & ~kept_T])
         behind = distance_profile(
             np.concatenate([np.zeros(first), rise_T]), changed_T, np.concatenate([np.zeros(first, bool), scored_T])
@@ -111,8 +118,9 @@ def effort_of(trace: Trace, length: int, damage: float) -> Json:
     last = trace.progress[-1][0] / length
     kept[math.frexp(last)[1]] = (last, damage)
     search: Json = {"forwards": round(last), "ceiling": trace.ceiling}
-    if trace.gain is not None:
-        search |= {"converged": not trace.ceiling, "last_gain": trace.gain if math.isfinite(trace.gain) else None}
+    if trace.gain is not None or trace.ceiling:  # a ceiling may come before the first doubling
+        finite = trace.gain is not None and math.isfinite(trace.gain)
+        search |= {"converged": not trace.ceiling, "last_gain": trace.gain if finite else None}
     return {"compute": [{"forwards": round(passes), "J": found} for passes, found in kept.values()], "search": search}
 
 

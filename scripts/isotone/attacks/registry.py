@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isotone.attacks import gcg, hotflip, noise, query, random_flips, strongest, uat  # noqa: F401, named here is registered
+from isotone.attacks import gcg, hotflip, noise, query, random_flips, soft, strongest, uat  # noqa: F401, registered
 from isotone.attacks.spec import AttackSpec
 
 SPECS: dict[str, AttackSpec] = {

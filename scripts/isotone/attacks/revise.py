@@ -1,9 +1,9 @@
 """Revision: a flip is given back, and the best replacement at any position takes its place.
 
 Greedy search decides each flip once. Here a finished search goes on: one of the K flips
-is released, the gradient of what is left proposes M flips anywhere (the released position
-included), each is scored exactly, and the best one stays if the text is harmed more than
-before. The flips take turns. The effort doubles until two doublings in a row gain less
+is released, the gradient of what is left proposes M flips, half of them at the released
+position and half anywhere, each is scored exactly, and the best one stays if the text is
+harmed more than before. The flips take turns. The effort doubles until two doublings in a row gain less
 than `GAIN` each, or a ceiling of forward passes is reached.
 
 What was measured teaches the proposals: by how much the estimates were off at a position
@@ -26,7 +26,7 @@ from isotone.attacks.objective import Ledger, TextObjective, check_numbers, dama
 from isotone.attacks.proposals import Flip, flipped, surviving
 from isotone.attacks.search import Position, State, Trace, score
 
-COUNT = 16  # flips scored in a round; J after 650 passes on a small model: 0.825, 0.834, 0.830 nats for 8, 16, 32
+COUNT = 16  # flips scored in a round; 32 gave J within 2 %
 GAIN = 0.02  # what a doubling of the effort must gain
 PATIENCE = 2  # doublings in a row that gained less: the search has converged
 PRIOR = 2.0  # an error measured n times at a position weighs n / (n + PRIOR)
@@ -68,38 +68,55 @@ class Revision:
     Attributes:
         ceiling: forward passes of one document at which the search ends.
         count: flips scored exactly in a round (M).
-        share: at most M / share of them are new ones at one position.
+        share: at most M / share of them are new ones at one other position.
         memory: M / memory of them are the best that were measured before.
+        here: M / here of them are at the position that was given back.
     """
 
     gradients: GradientProposals
     ceiling: int
     count: int
-    share: int = 4
-    memory: int = 4  # 0.813 for 2
+    share: int = 8
+    memory: int = 8
+    here: int = 2
 
     def propose(self, task: Task, position: Position, table: tuple[np.ndarray, np.ndarray]) -> list[Flip]:
-        """The best quarter of what was measured before, and tokens that were not tried yet."""
+        """Other tokens at the released position, the best of what was measured before, and what was not tried yet.
+
+        Estimates mislead most between positions, and flips that have survived stand where damage is. So half of
+        the proposals stay there, as all of GCG's do once K positions have changed.
+        """
         choice_PK, gain_PK = table
-        tokenizer, seen, allowed = self.gradients.tokenizer, position.seen, self.gradients.vocabulary.allowed
-        old = remembered(position, self.count // self.memory)
-        wanted = self.count - len(old)
+        tokenizer, allowed = self.gradients.tokenizer, self.gradients.vocabulary.allowed
         deep = DEEP if tokenizer else 1
-        hoped_PK = gain_PK + task.error(position.open)[:, None]
-        new: list[Flip] = []
-        used: Counter[int] = Counter()
-        for index in np.argsort(-hoped_PK, axis=None, kind="stable"):
-            row, column = divmod(int(index), hoped_PK.shape[1])
-            place, token = int(position.open[row]), int(allowed[choice_PK[row, column]])
-            if len(new) == deep * wanted or not np.isfinite(hoped_PK[row, column]):
-                break
-            if (place, token) in seen or used[place] >= deep * max(1, self.count // self.share):
-                continue
-            used[place] += 1
-            new.append(Flip(place, token, float(gain_PK[row, column])))
+        released = int(np.flatnonzero(task.state.ids != position.state.ids)[0])
+        standing = (released, int(task.state.ids[released]))
+        closed = position.seen.keys() | {standing}
+
+        def untried(rows: np.ndarray, hoped_PK: np.ndarray, count: int, each: int) -> list[Flip]:
+            """The best ``count``, at most ``each`` at one position, that survive."""
+            found: list[Flip] = []
+            used: Counter[int] = Counter()
+            for index in np.argsort(-hoped_PK, axis=None, kind="stable"):
+                row, column = divmod(int(index), hoped_PK.shape[1])
+                place, token = int(position.open[rows[row]]), int(allowed[choice_PK[rows[row], column]])
+                if len(found) == deep * count or not np.isfinite(hoped_PK[row, column]):
+                    break
+                if (place, token) not in closed and used[place] < deep * each:
+                    used[place] += 1
+                    found.append(Flip(place, token, float(gain_PK[rows[row], column])))
+            return (found if tokenizer is None else surviving(position.state.ids, found, tokenizer))[:count]
+
+        old = remembered(position, self.count // self.memory, standing)
         if tokenizer:
-            old, new = (surviving(position.state.ids, flips, tokenizer) for flips in (old, new))
-        return [*old, *new[:wanted]]
+            old = surviving(position.state.ids, old, tokenizer)
+        hoped_PK = gain_PK + task.error(position.open)[:, None]
+        stay = np.flatnonzero(position.open == released)
+        leave = np.flatnonzero(position.open != released)
+        half = self.count // self.here
+        near = untried(stay, hoped_PK[stay], half, half)
+        wanted = self.count - len(old) - len(near)
+        return [*old, *near, *untried(leave, hoped_PK[leave], wanted, max(1, self.count // self.share))]
 
     def __call__(self, objective: TextObjective, traces: Sequence[Trace]) -> None:
         """Revise finished searches of equally long documents, each by itself."""
@@ -205,13 +222,13 @@ class Revision:
         return True
 
 
-def remembered(position: Position, count: int) -> list[Flip]:
-    """The best of what was measured at earlier rounds and is open now."""
+def remembered(position: Position, count: int, standing: tuple[int, int]) -> list[Flip]:
+    """The best of what was measured at earlier rounds and is open now, but for what stood there until this round."""
     places = set(position.open.tolist())
     kept = int((position.state.ids == position.document.ids).sum())
     options = [
         Flip(place, token, gain * kept, True)
         for (place, token), gain in position.seen.items()
-        if place in places and position.document.ids[place] != token
+        if place in places and position.document.ids[place] != token and (place, token) != standing
     ]
     return sorted(options, key=lambda flip: -(flip.gain or 0.0))[:count]

@@ -114,9 +114,20 @@ def begin(objective: TextObjective, documents: Sequence[Document], flips: int) -
     return traces
 
 
-def search(objective: TextObjective, documents: Sequence[Document], propose: Propose, plan: Plan) -> list[Trace]:
-    """Attack documents of equal length together; the result of each does not depend on the others."""
-    traces = begin(objective, documents, plan.flips)
+def search(
+    objective: TextObjective,
+    documents: Sequence[Document],
+    propose: Propose,
+    plan: Plan,
+    earlier: list[Trace] | None = None,
+) -> list[Trace]:
+    """Attack documents of equal length together; the result of each does not depend on the others.
+
+    Args:
+        earlier: traces of the same documents that this search adds to: it begins at the unchanged texts again, knows
+            what was tried, and spends on top.
+    """
+    traces = begin(objective, documents, plan.flips) if earlier is None else earlier
     beams = [[trace.best[0]] for trace in traces]
     alive = set(range(len(traces)))
     for step in range(plan.steps):

@@ -31,9 +31,10 @@ class _Attacks(_Sections):
     )
 
     def longest_trigger(self) -> int:
-        """Tokens that the longest universal trigger puts in front of a text; 0 where none is searched."""
+        """Input positions that the longest trigger, of tokens or of vectors, takes in front of a text; 0 without any."""
         efforts = (SPECS[attack].trigger(self.of(attack)) for attack in self.run)
-        return max((effort.length for effort in efforts if effort), default=0)
+        lengths = [effort.length for effort in efforts if effort]
+        return max(lengths + [SPECS[attack].front(self.of(attack)) for attack in self.run], default=0)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,10 @@ def _none(settings: Any) -> list[str]:
     return []
 
 
+def _nothing(settings: Any) -> int:
+    return 0
+
+
 def _no_search(context: Context, documents: Sequence[Document]) -> dict[str, list[Trace]]:
     raise NotImplementedError("this attack has a universal form only: it gives `trigger`, not `search`")
 
@@ -87,6 +91,7 @@ class AttackSpec:
         guided: whether a gradient proposes its flips, so that predicted gains can be compared with exact ones.
         rows: instead of `search`, for an attack that measures its texts itself: rows by variant.
         curve: whether its rows hold J after each flip, where it attacks each text by itself.
+        front: input positions that it needs in front of a text, a trigger aside.
     """
 
     name: str
@@ -106,6 +111,7 @@ class AttackSpec:
     beats: tuple[tuple[str, str, str], ...] = ()
     guided: bool = False
     curve: bool = True
+    front: Callable[[Any], int] = _nothing
 
     def main(self, forms: Container[str]) -> str:
         """The form that speaks for the attack, of those that were run.

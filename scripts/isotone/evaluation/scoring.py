@@ -198,7 +198,7 @@ class Scorer:
             return ids_BT[:, :-1]
         return torch.cat([ids_BT.new_full((len(ids_BT), 1), self.prefix), ids_BT[:, :-1]], dim=1)
 
-    def _nll_of_hidden(self, hidden_BSD: Tensor, ids_BT: Tensor) -> Tensor:
+    def nll_of_hidden(self, hidden_BSD: Tensor, ids_BT: Tensor) -> Tensor:
         """Loss of each token; one text at a time, so that the shape of a product, and its rounding, is the text's own."""
         scored_BS = ids_BT[:, ids_BT.shape[1] - hidden_BSD.shape[1] :]
         nll_BS = torch.stack(
@@ -214,11 +214,12 @@ class Scorer:
         def score(rows: Sequence[int]) -> list[Tensor]:
             part_BT = ids_BT[rows[0] : rows[-1] + 1].to(self.device)
             hidden_BSD = models.hidden_states(self.model, self.inputs_of(part_BT))
-            return list(self._nll_of_hidden(hidden_BSD, part_BT).cpu())
+            return list(self.nll_of_hidden(hidden_BSD, part_BT).cpu())
 
-        return torch.stack(self._in_batches(score, len(ids_BT), ids_BT.shape[1]))
+        return torch.stack(self.in_batches(score, len(ids_BT), ids_BT.shape[1]))
 
-    def _in_batches(self, work: Callable[[Sequence[int]], list[Result]], count: int, length: int) -> list[Result]:
+    def in_batches(self, work: Callable[[Sequence[int]], list[Result]], count: int, length: int) -> list[Result]:
+        """``work`` over ``count`` sequences of ``length`` tokens, as many at a time as memory takes; it gets their numbers."""
         step, results = self.fit(length), []
         for first in range(0, count, step):
             results += split_when_full(work, range(first, min(first + step, count)))
@@ -267,7 +268,7 @@ class Scorer:
             self.model.base_model(input_ids=inputs_BS, past_key_values=cache, use_cache=True, **given)
             return [[(layer.keys[row], layer.values[row]) for layer in cache.layers] for row in range(len(rows))]
 
-        texts = self._in_batches(run, len(ids_BT), 2 * ids_BT.shape[1])
+        texts = self.in_batches(run, len(ids_BT), 2 * ids_BT.shape[1])
         layers = range(len(texts[0]))
         return {layer: tuple(torch.stack([text[layer][side] for text in texts]) for side in (0, 1)) for layer in layers}
 
@@ -285,9 +286,9 @@ class Scorer:
             ids_BT = changed_NT[members].to(self.device)
             inputs_BS, given = ids_BT[:, cut:-1], models.positions(self.model, ids_BT[:, cut:-1], start)
             output = self.model.base_model(input_ids=inputs_BS, past_key_values=cache, use_cache=True, **given)
-            return list(self._nll_of_hidden(output.last_hidden_state, ids_BT[:, cut + 1 :]).cpu())
+            return list(self.nll_of_hidden(output.last_hidden_state, ids_BT[:, cut + 1 :]).cpu())
 
-        return torch.stack(self._in_batches(score, len(rows_N), changed_NT.shape[1]))
+        return torch.stack(self.in_batches(score, len(rows_N), changed_NT.shape[1]))
 
     def gradients(self, ids_BT: Tensor, weights_BT: Tensor) -> tuple[Tensor, Tensor]:
         """NLL of every token and the slope of their weighted sum at every text position.
@@ -305,7 +306,7 @@ class Scorer:
             inputs_BS = self.inputs_of(part_BT)
             embeds_BSD = self.embedding(inputs_BS).detach().requires_grad_()
             hidden_BSD = models.hidden_states(self.model, inputs_embeds_BTD=embeds_BSD)
-            nll_BT = self._nll_of_hidden(hidden_BSD, part_BT)
+            nll_BT = self.nll_of_hidden(hidden_BSD, part_BT)
             (grad_BSD,) = torch.autograd.grad(
                 (nll_BT * weights_BT[rows[0] : rows[-1] + 1].to(self.device)).sum(), embeds_BSD
             )
@@ -313,7 +314,7 @@ class Scorer:
             grad_BTD = torch.nn.functional.pad(text_BTD, (0, 0, 0, 1))
             return list(zip(nll_BT.detach().cpu(), grad_BTD.cpu(), strict=True))
 
-        pairs = self._in_batches(slope, len(ids_BT), 3 * ids_BT.shape[1])
+        pairs = self.in_batches(slope, len(ids_BT), 3 * ids_BT.shape[1])
         return torch.stack([nll for nll, _ in pairs]), torch.stack([grad for _, grad in pairs])
 
     @torch.inference_mode()
@@ -323,14 +324,22 @@ class Scorer:
         Args:
             temperature: of the losses in the result (logits / temperature), and of nothing else.
         """
-        head = self.head
         sides = [self.inputs_of(ids_T[None].to(self.device)) for ids_T in (before_T, after_T)]
         if sides[0].shape == sides[1].shape:
             hidden = list(models.hidden_states(self.model, torch.cat(sides)))
         else:
             hidden = [models.hidden_states(self.model, side)[0] for side in sides]
+        return self.compare_hidden(hidden, (before_T, after_T), temperature)
+
+    @torch.inference_mode()
+    def compare_hidden(
+        self, hidden: Sequence[Tensor], texts: tuple[Tensor, Tensor], temperature: float = 1.0
+    ) -> Comparison:
+        """`compare` from what the vocabulary projection sees of both sides, ``[S, D]`` each, aligned at the end."""
+        before_T, _ = texts
+        head = self.head
         count = min(len(hidden_SD) for hidden_SD in hidden)
-        targets = [ids_T[-count:].to(self.device) for ids_T in (before_T, after_T)]
+        targets = [ids_T[-count:].to(self.device) for ids_T in texts]
         parts: list[list[Tensor]] = []
         size = loss.chunk_rows(len(head.weight_VD), self.device, self.rows)
         for first in range(0, count, size):

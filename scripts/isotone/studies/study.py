@@ -89,6 +89,10 @@ class Study:
                 raise ConfigurationError(
                     f'attacks.transfer has "{attack}", which is not in attacks.run. Its flips have to be made before they are replayed; add it there.'
                 )
+            if SPECS[attack].rows is not None:
+                raise ConfigurationError(
+                    f'attacks.transfer has "{attack}", which changes no token for another and cannot be replayed on other models. Take it out.'
+                )
         for attack in (*self.attacks.run, *self.controls.attacks):
             SPECS[attack].primary(self.attacks.of(attack))
         for name in self.arms:
@@ -111,9 +115,9 @@ class Study:
         """Raise unless what an attack is made of runs on the same models, with as many flips, text by text."""
         members = SPECS[attack].combines(self.attacks.of(attack))
         for member in members:
-            if member not in SPECS or SPECS[member].combines(self.attacks.of(member)):
+            if member not in SPECS or SPECS[member].combines(self.attacks.of(member)) or SPECS[member].rows is not None:
                 raise ConfigurationError(
-                    f'attacks.{attack}.members has "{member}", which is no attack that searches.{suggestion(member, SPECS)}'
+                    f'attacks.{attack}.members has "{member}", which is no attack that searches tokens.{suggestion(member, SPECS)}'
                 )
             if member not in names:
                 raise ConfigurationError(

@@ -162,15 +162,17 @@ def _by_distance(row: dict[str, Any], J: float, kept: float, changes: int) -> di
 def _derived(row: dict[str, Any], kept_row: dict[str, Any]) -> dict[str, float]:
     """Damage per changed token; an attack that changed nothing did none.
 
-    A trigger stands in front, so that every text token is unchanged, and counts by its length.
+    A trigger stands in front, so that every text token is unchanged, and counts by its length; so do vectors
+    that are no tokens, which count as the tokens that they could have been.
     """
     flips = row.get("flips")
     trigger = row.get("trigger")
     if flips is None and not trigger:
         return {}
-    changes = max(1, len(trigger or flips or []))
+    count = int(row.get("vectors") or len(trigger or flips or []))
+    changes = max(1, count)
     kept = kept_row["tokens"] - (0 if trigger else len(flips or []))
-    found = {"changes": float(len(trigger or flips or []))} | _by_distance(row, kept_row["J"], kept, changes)
+    found = {"changes": float(count)} | _by_distance(row, kept_row["J"], kept, changes)
     if "top1_agreement" in kept_row:
         found["changed_predictions"] = (1 - kept_row["top1_agreement"]) * kept / changes
     if row.get("accuracy") is not None and row.get("clean_accuracy") is not None:
