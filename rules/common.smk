@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from isotone.attacks.registry import SPECS
 from isotone.cluster import executor, local, plan
 from isotone.config.constraint import Init
 from isotone.config.data import SPLITS, Corpus, Setup, Tokens
-from isotone.studies.reading import read_mapping
+from isotone.studies.reading import read_mapping, refuse_target
 from isotone.schema import as_mapping
 from isotone.studies.study import read_study
 from isotone.errors import ConfigurationError
@@ -37,6 +38,7 @@ def checked_study():
     try:
         if workflow.is_main_process:
             for path in workflow.configfiles:
+                refuse_target(path)
                 read_mapping(path)  # Snakemake keeps the last of a key given twice
         study = read_study(config, where)
         if workflow.is_main_process:
@@ -66,6 +68,9 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
         # How a run is operated changes no result, so it is no parameter of a rule.
         "ISOTONE_OPERATION": canonical_json(as_mapping(study.operation)),
+        # What messages advise is typed as it stands.
+        "ISOTONE_CONFIGFILE": shlex.join(str(path) for path in workflow.configfiles)
+        or "config/config.yaml",
         # Only rule fetch uses the network, and only if the user lets it.
         "ISOTONE_HUB_OFFLINE": os.environ.get(
             "ISOTONE_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0")

@@ -28,6 +28,12 @@ def cache_folder() -> Path | None:
     return None
 
 
+def until(step: str) -> str:
+    """The command that runs this study as far as a step, to be typed as it stands."""
+    files = os.environ.get("ISOTONE_CONFIGFILE", "config/config.yaml")
+    return f"snakemake --profile profiles/local --until {step} --configfile {files}"
+
+
 def cache_sentence() -> str:
     """Where downloads go, and what to set where that is the home folder."""
     if place := os.environ.get("HF_HOME") or cache_folder():

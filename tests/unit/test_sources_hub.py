@@ -61,7 +61,11 @@ def test_fetch_takes_safetensors_only_and_then_works_offline(root, model, tmp_pa
 def test_an_empty_cache_offline_says_where_and_what_to_do(root, tmp_path):
     done = fetch(root, tmp_path, "http://127.0.0.1:9", offline="1")
     assert done.returncode == 78
-    assert f"HF_HOME={tmp_path}" in done.stderr and "until fetch" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        f"HF_HOME={tmp_path}" in done.stderr
+        and "--until fetch --configfile" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ CASES = {
     "scope of another family": (
         {"arms": {"mlp_both": {"constraint": {"scope": "gated_all", "init": "abs"}}}},
         "matches nothing",
+    ),
+    "layer beyond the model": (
+        {"arms": {"mlp_both": {"constraint": {"scope": "mlp_both", "init": "abs", "layers": [0, 9]}}}},
+        "constraint.layers names 9",
     ),
     "unknown arm": ({"report": {"baseline": "basline"}}, 'Did you mean "baseline"?'),
     "repeated seeds": ({"seeds": [1, 1]}, "repeats a seed"),
@@ -47,6 +52,17 @@ def test_a_wrong_configuration_is_one_paragraph_and_78(checkout: Path, name: str
     assert words in done.stderr
     assert "Traceback" not in done.stderr and str(path) in done.stderr
     assert not (checkout / "results").exists()
+
+
+def test_a_target_behind_configfile_is_said_to_be_one(checkout: Path) -> None:
+    target = checkout / "results/smoke/setup.json"
+    target.parent.mkdir(parents=True)
+    target.write_text("{}")
+    try:
+        done = run(checkout, "-m", "snakemake", "-n", "--configfile", "config/smoke.yaml", "results/smoke/setup.json")
+    finally:
+        shutil.rmtree(checkout / "results")
+    assert done.returncode == 78 and "Put -- in front of a target" in done.stderr
 
 
 def test_an_unwritable_results_folder_is_named(checkout: Path) -> None:

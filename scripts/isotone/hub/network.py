@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from isotone.environment import until
 from isotone.errors import ConfigurationError
 
 
@@ -60,7 +61,7 @@ def explain(error: Exception, kind: str, name: str, revision: str) -> Configurat
     if is_offline():
         return ConfigurationError(
             f"{page}: it is not complete in the cache ({cache_in_words()}), and the hub is cut off (HF_HUB_OFFLINE). Fetch it once on "
-            "a machine with a connection, with the same cache folder: snakemake --until fetch."
+            f"a machine with a connection, with the same cache folder: {until('fetch')}"
         )
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return ConfigurationError(

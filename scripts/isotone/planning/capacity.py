@@ -15,7 +15,7 @@ from typing import Any
 
 from isotone.config.data import Model, user_path
 from isotone.config.training import Training
-from isotone.environment import total_memory
+from isotone.environment import total_memory, until
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of_config
 from isotone.models.files import LAYER_KEYS, read_config
@@ -156,7 +156,7 @@ def shape_of(model: Model, base: Path | None = None) -> Shape:
         if name == known or (model.source == "gguf" and known.lower() in name.lower()):
             return shape
     raise ConfigurationError(
-        f"The size of {name!r} is not known before it is fetched. Run the step setup first (snakemake --until setup), "
+        f"The size of {name!r} is not known before it is fetched. Run the step setup first ({until('setup')}), "
         "and ask again."
     )
 

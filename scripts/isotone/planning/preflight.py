@@ -10,23 +10,27 @@ from isotone.config.data import user_path
 from isotone.errors import ConfigurationError
 from isotone.models.families import FAMILIES, family_of_config
 from isotone.models.family import Family, context_of
-from isotone.models.files import check_files
+from isotone.models.files import LAYER_KEYS, check_files
 from isotone.studies.study import Study
 
 SMALLEST_DISK = 200 * 2**20
 
 
-def _model_facts(study: Study) -> tuple[Family | None, int]:
-    """Architecture family and context length, or (None, 0) where only a download can tell."""
+def _model_facts(study: Study) -> tuple[Family | None, int, int]:
+    """Architecture family, context length and layers; (None, 0, 0) where only a download can tell."""
     model = study.model
     if model.source == "scratch":
-        return FAMILIES[model.architecture.family], model.architecture.context
+        return FAMILIES[model.architecture.family], model.architecture.context, model.architecture.layers
     if model.source == "local":
         config = check_files(user_path(model.path))
-        return family_of_config(config), context_of(config)
+        return (
+            family_of_config(config),
+            context_of(config),
+            next((config[key] for key in LAYER_KEYS if key in config), 0),
+        )
     if model.source == "gguf" and not model.path.startswith("package:") and not user_path(model.path).is_file():
         raise ConfigurationError(f'model.path is "{model.path}", which does not exist. Give a .gguf file.')
-    return None, 0
+    return None, 0, 0
 
 
 def _check_lengths(study: Study, context: int) -> None:
@@ -38,7 +42,7 @@ def _check_lengths(study: Study, context: int) -> None:
             )
 
 
-def _check_scopes(study: Study, family: Family | None) -> None:
+def _check_scopes(study: Study, family: Family | None, layers: int) -> None:
     if family is None:  # setup loads the model and says what it looks like
         return
     known = family.scopes
@@ -48,6 +52,12 @@ def _check_scopes(study: Study, family: Family | None) -> None:
             raise ConfigurationError(
                 f'arms.{name}.constraint.scope is "{scope}", which matches nothing in this model '
                 f"({family.name}, {family.kind}). It knows: {', '.join(known)}. See docs/constraints.md."
+            )
+        absent = [layer for layer in arm.constraint.layers if layers and layer >= layers]
+        if absent:
+            raise ConfigurationError(
+                f"arms.{name}.constraint.layers names {', '.join(map(str, absent))}, but the model's layers are 0 to "
+                f"{layers - 1}. List some of these, or nothing for all."
             )
 
 
@@ -87,9 +97,9 @@ def check_study(study: Study, where: str) -> None:
         ConfigurationError: one paragraph.
     """
     try:
-        family, context = _model_facts(study)
+        family, context, layers = _model_facts(study)
         _check_lengths(study, context)
-        _check_scopes(study, family)
+        _check_scopes(study, family, layers)
         _check_data(study)
         _check_disk(study)
     except ConfigurationError as error:

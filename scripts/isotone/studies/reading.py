@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,19 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return found
 
 
+def refuse_target(path: Path) -> None:
+    """A result among the configuration files was meant as a target.
+
+    Raises:
+        ConfigurationError: with what to type instead.
+    """
+    if Path(path).suffix not in (".yaml", ".yml") and Path(path).resolve().is_relative_to(Path("results").resolve()):
+        raise ConfigurationError(
+            f"{path} was read as a configuration, since --configfile takes every word behind it. "
+            "Put -- in front of a target: snakemake --configfile config/smoke.yaml -- results/smoke/report.html"
+        )
+
+
 def read_overlays(paths: Iterable[Path]) -> dict[str, Any]:
     """Configuration files on top of each other, the last one uppermost.
 
@@ -80,4 +95,5 @@ def study_of(paths: Iterable[Path | str]) -> Study:
         ConfigurationError: if one cannot be read, or what they say together is wrong.
     """
     files = [Path(path) for path in paths]
+    os.environ["ISOTONE_CONFIGFILE"] = shlex.join(map(str, files))  # what messages advise is typed as it stands
     return read_study(read_overlays(files), ", ".join(map(str, files)))

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from isotone.config.data import Source
 from isotone.data.document import Document, Troubles
 from isotone.data.readers.files import _table
+from isotone.environment import until
 from isotone.errors import ConfigurationError
 from isotone.hub.network import cache_in_words, explain, is_offline, is_transient
 from isotone.hub.retries import retry
@@ -67,7 +68,7 @@ def fetch_part(source: Source, part: str | None, limit: int) -> Path:
     if is_offline():
         raise ConfigurationError(
             f"data.name is {source.name!r}, split {split!r}: it is not in the cache ({cache_in_words()}), and the hub is cut off "
-            "(HF_HUB_OFFLINE). Fetch it once on a machine with a connection: snakemake --until fetch."
+            f"(HF_HUB_OFFLINE). Fetch it once on a machine with a connection: {until('fetch')}"
         )
     column = source.messages or source.column
     schema = pa.schema([(column, pa.string())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isotone.config.data import Data, Model, user_path
+from isotone.environment import until
 from isotone.hub.network import cache_in_words, explain, is_offline, is_transient, status_of
 from isotone.planning.checks import Verdict
 from isotone.studies.study import Study
@@ -63,7 +64,7 @@ def _judge(wanted: Wanted) -> Verdict:
         return (
             "red",
             f"HF_HUB_OFFLINE is set and {wanted.name} is not in the cache ({cache_in_words()}). "
-            "Fetch first, online: snakemake --until fetch",
+            f"Fetch first, online: {until('fetch')}",
         )
     try:
         return _ask(wanted)
