@@ -92,18 +92,19 @@ def _drop_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _stick(step: int) -> None:
-    """Training texts no longer come from this step on: their file system does not answer."""
+def _slow_reads(seconds: float, stuck_at: int | None) -> None:
+    """Training texts take their time; from a step on they do not come at all, as from a file system that is gone."""
     from isotone.training.reader import Reader
 
     real = Reader.read
 
-    def stuck(self: Any, wanted: int) -> Any:
-        while wanted >= step:
+    def slow_read(self: Any, step: int) -> Any:
+        while stuck_at is not None and step >= stuck_at:
             time.sleep(60)
-        return real(self, wanted)
+        time.sleep(seconds)
+        return real(self, step)
 
-    Reader.read = stuck  # type: ignore[method-assign]
+    Reader.read = slow_read  # type: ignore[method-assign]
 
 
 def _main(
@@ -132,8 +133,8 @@ def _main(
             real(descriptor)
 
         os.fsync = slow  # a disk that takes its time
-    if "stuck_at_step" in limits:
-        _stick(limits["stuck_at_step"])
+    if "slow_read" in limits or "stuck_at_step" in limits:
+        _slow_reads(limits.get("slow_read", 0) / 1000, limits.get("stuck_at_step"))
     if fault:
         _install(fault, Path(log).with_suffix(".operations"))
     sys.argv = ["train.py", *words]

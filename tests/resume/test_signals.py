@@ -152,9 +152,24 @@ def test_a_hang_is_noticed_its_stacks_written_and_the_run_goes_on_later(case: Ca
     assert len(case.events("hang")) == 1
     stacks = (case.state / "stacks.txt").read_text()
     assert "no step for" in stacks
-    assert "in stuck" in stacks and "in _step" in stacks  # the reader that hangs (in forks.py), and who waits for it
+    assert (
+        "in slow_read" in stacks and "in _step" in stacks
+    )  # the reader that hangs (in forks.py), and who waits for it
     assert case.start().wait() == 0
     assert weights(case.place) == undisturbed
+
+
+def test_a_run_that_was_suspended_for_longer_than_the_watchdog_waits_goes_on(case: Case, undisturbed: str) -> None:
+    """`scontrol suspend` stops all processes of a job."""
+    start = case.start(operation={"watchdog_floor": 3.0}, limits={"slow_read": 300})
+    wait_for(
+        lambda: _safe(case, "start") and _last_row(case) >= 2
+    )  # in a step, for it waits for texts most of the time
+    start.signal(signal.SIGSTOP)
+    time.sleep(8)
+    start.signal(signal.SIGCONT)
+    assert start.wait() == 0, start.text()
+    assert not _safe(case, "hang") and weights(case.place) == undisturbed
 
 
 def test_max_epochs_per_run_prints_where_it_stands_and_changes_no_bit(case: Case, undisturbed: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.lab import NODES, SCRIPT, STOPPED, Lab, probe
-from tests.slurm.scene import Scene, checkout, quiet_run
+from tests.slurm.scene import Scene, checkout, digests, quiet_run
 
 AT_ONCE = 5  # scenarios that two cores carry at the same time
 
@@ -74,10 +74,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory, lab: Lab) -> tuple[Path, dict[str, str]]:
-    """The study run quietly on this machine, and the digests of its weights."""
+def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The study run quietly on this machine, and the digests of its weights; an outer session may have it already."""
+    arms = ["baseline", "mlp_both"]
+    if given := os.environ.get("ISOTONE_LAB_REFERENCE"):
+        return Path(given), digests(Path(given), arms)
     folder = checkout(tmp_path_factory.mktemp("quiet") / "checkout")
-    return folder, quiet_run(folder, ["baseline", "mlp_both"])
+    return folder, quiet_run(folder, arms)
 
 
 @pytest.fixture(scope="session")

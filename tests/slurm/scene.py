@@ -49,6 +49,11 @@ def quiet_run(folder: Path, arms: list[str]) -> dict[str, str]:
     )
     if done.returncode:
         raise RuntimeError(done.stdout[-3000:] + done.stderr[-3000:])
+    return digests(folder, arms)
+
+
+def digests(folder: Path, arms: list[str]) -> dict[str, str]:
+    """SHA-256 of the final weights that a quiet run left, per arm."""
     return {arm: json.loads((folder / MARKER.format(arm=arm)).read_text())["result"]["weights_sha256"] for arm in arms}
 
 
@@ -157,6 +162,10 @@ class Scene:
                 until(f"the program to end in {self.folder}", lambda: not program.exists(), 600)
         finally:
             sign.unlink()
+
+    def limit(self, job: Job, minutes: int) -> None:
+        """Give the job so long in all, from its start on."""
+        self.lab.say("scontrol", "update", f"JobId={job.number}", f"TimeLimit={minutes}")
 
     def preempt(self, job: Job) -> None:
         """Take the node away until the job is out, then give it back."""

@@ -17,18 +17,20 @@ CHOSEN = [
     "test_queue.py::test_scenario[a_prolog_fails]",  # Slurm holds the job
     "test_queue.py::test_scenario[a_node_reboots]",
     "test_preemption.py::test_scenario[preempted_in_mid_epoch]",  # two records in accounting, one start more
-    "test_preemption.py::test_scenario[requeued_by_an_administrator]",
     "test_preemption.py::test_scenario[time_limit]",
 ]
+SECONDS = 1200
 OF_THIS_RUN = re.compile(r"COV|PYTEST|ISOTONE_LAB$|ISOTONE_LAB_PORT|ISOTONE_LAB_NODES")
 
 
-def test_chosen_scenes_pass_on_the_other_slurm(tmp_path: Path) -> None:
+@pytest.mark.timeout(SECONDS)
+def test_chosen_scenes_pass_on_the_other_slurm(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not OF_THIS_RUN.match(name)}
     environment["ISOTONE_LAB_PYTHON"] = sys.executable
     ask = ["bash", str(SCRIPT), "missing"]
     if why := subprocess.run(ask, env=environment, capture_output=True, text=True, check=True).stdout.strip():
         pytest.skip(f"the second version of Slurm was not run: {why}")
+    environment["ISOTONE_LAB_REFERENCE"] = str(request.getfixturevalue("reference")[0])
     command = ["bash", str(SCRIPT), "run", sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
     command += [f"--basetemp={tmp_path / 'other'}", *(f"tests/slurm/{name}" for name in CHOSEN)]
     with subprocess.Popen(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,6 +223,59 @@ def test_a_hanging_process_leaves_its_stacks_and_ends_with_75(tmp_path: Path) ->
     assert done.returncode == 75, done.stderr
     assert done.stdout == "hung\n"
     assert 'File "<string>", line 6' in (tmp_path / "stacks").read_text()
+
+
+WATCHED = """
+import ctypes, faulthandler, signal, sys, time
+from pathlib import Path
+from isotone.training.supervision import watchdog
+watchdog.STUCK = 0.5
+faulthandler.register(signal.SIGUSR2, open(sys.argv[1], "a"), all_threads=True)
+dog = watchdog.Watchdog(Path(sys.argv[1]), medians=2.0, floor=1.5, hung=lambda silent: print("hung", flush=True))
+dog.on_step(0.1)
+time.sleep(0.8)
+print("ready", flush=True)
+if sys.argv[2] == "wait":
+    sys.stdin.readline()
+else:
+    c, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    c.pthread_mutex_lock(mutex), c.pthread_mutex_lock(mutex)
+dog.close()
+print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(what: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WATCHED, str(tmp_path / "stacks"), what]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout is not None and started[-1].stdout.readline() == "ready\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def test_time_in_which_a_process_was_stopped_is_no_hang(tmp_path: Path, watched) -> None:
+    """Neither for the watchdog nor for the process beside it, which went on."""
+    process = watched("wait")
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.8)  # either would have ended it by now
+    assert process.communicate("go on\n", timeout=30)[0] == "done\n"
+    assert process.returncode == 0 and (tmp_path / "stacks").read_text() == ""
+
+
+def test_an_interpreter_that_is_stuck_is_ended_from_outside(tmp_path: Path, watched) -> None:
+    process = watched("stick")  # a deadlock in C that holds the interpreter's lock
+    assert process.communicate(timeout=50)[0] == ""
+    assert process.returncode == -signal.SIGKILL
+    assert 'File "<string>", line 15' in (tmp_path / "stacks").read_text()
 
 
 # The supervisor

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isotone.errors import UNFINISHED
@@ -16,6 +19,8 @@ from isotone.training.observer import Observer
 from isotone.training.state import TrainerState
 
 FIRST_STEP = 10  # times the floor: compilation, first reads of a cold disk
+STUCK = 60.0  # seconds more, after which an interpreter in which even this thread cannot run is ended from outside
+STILL = 3.0  # a look that comes so much later than asked: the process was stopped, or the interpreter busy
 
 
 class Watchdog(Observer):
@@ -23,7 +28,8 @@ class Watchdog(Observer):
 
     It sleeps during work that is no step: how long a disk takes to save 17 GB, or a
     certificate to be computed, says nothing about a hang, and whoever is ended there is
-    ended there again by the next start.
+    ended there again by the next start. Time in which the process was stopped (``scontrol suspend``)
+    does not count.
     """
 
     def __init__(self, path: Path, *, medians: float, floor: float, hung: Callable[[float], None]) -> None:
@@ -79,16 +85,38 @@ class Watchdog(Observer):
 
     def _watch(self) -> None:
         pause = min(1.0, self.floor / 4) if self.floor else 0.1
-        with open(self.path, "a") as file:
+        looked = time.monotonic()
+        with open(self.path, "a") as file, _sentinel() as allow:
             while not self._closed.wait(pause):
-                if self._working:
-                    faulthandler.cancel_dump_traceback_later()
-                    continue
-                # If the interpreter itself is stuck this thread cannot run; a C thread then ends the process.
-                faulthandler.dump_traceback_later(self.allowance() + 60, exit=True, file=file)
+                late, looked = time.monotonic() - looked > pause + STILL, time.monotonic()
+                if late:
+                    self.on_beat()
+                allow(float("inf") if self._working else self.allowance() + STUCK)
                 if (silent := self.silence()) > self.allowance():
                     file.write(f"no step for {silent:.1f} s; all stacks:\n")
                     faulthandler.dump_traceback(file, all_threads=True)
                     self.hung(silent)
                     os._exit(UNFINISHED)
-            faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def _sentinel() -> Iterator[Callable[[float], None]]:
+    """A process that ends this one unless it is told in time how long the next silence may be; see `sentinel`."""
+    lines, end = os.pipe()
+    os.set_blocking(end, False)
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("sentinel.py")), str(os.getpid())]
+    process = None
+    with contextlib.suppress(OSError):  # no room for another process
+        process = subprocess.Popen(command, stdin=lines)
+    os.close(lines)
+
+    def allow(seconds: float) -> None:
+        with contextlib.suppress(OSError):  # it is gone, or does not listen
+            os.write(end, f"{seconds}\n".encode())
+
+    try:
+        yield allow
+    finally:
+        os.close(end)
+        if process:
+            process.wait()
