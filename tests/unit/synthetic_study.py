@@ -216,6 +216,9 @@ def attack_rows(study: Study, planted: Planted, run: str, seed: int, attack: str
                     "restart": 0,
                 }
             else:
+                steps = [7, 15, 30, 46]
+                row["compute"] = [{"forwards": passes, "J": J * passes / 46} for passes in steps]
+                row["search"] = {"forwards": 46, "ceiling": False}
                 row["curve"] = [
                     {
                         "flips": k,

@@ -145,3 +145,16 @@ def test_a_ceiling_pays_for_a_wider_search_first():
             assert spent[:4] == [6, 11, 12 + wide, 13 + 2 * wide]
     for trace in greedy(objective, manifest, ceiling=32):  # a quarter of it is no wider than what was searched
         assert trace.progress[2][0] / length == 11 + 1 + 8  # a round of revision follows
+
+
+def test_a_ceiling_that_leaves_no_room_is_one_and_a_text_that_nothing_harms_has_converged():
+    manifest, objective = az.manifest(2, shorten=0), az.objective()
+    for trace in greedy(objective, manifest, ceiling=12):  # 11 passes were spent; a round would take 9
+        assert trace.ceiling and trace.gain is None
+        assert measure.effort_of(trace, 20, 0.1)["search"] == {
+            "forwards": 11, "ceiling": True, "converged": False, "last_gain": None
+        }  # fmt: skip
+    vocabulary = replace(az.manifest(1).vocabulary, allowed=np.array([1, 2, 3]))
+    unharmed = az.Additive({})
+    [trace] = hotflip.greedy(unharmed, [TEXT], GradientProposals(unharmed, vocabulary, 4), flips=2, ceiling=100)
+    assert not trace.ceiling and trace.gain == 0.0

@@ -140,3 +140,19 @@ def test_what_was_not_measured_is_not_run_and_says_why(evidence: Evidence) -> No
     silent = {name: gate["why"] for name, gate in after.items() if gate["state"] == "not run"}
     assert len(silent) == 4 and all(silent.values())
     assert silent["hotflip greedy >= hotflip one_shot"] == "hotflip one_shot is not part of this study"
+
+
+def test_a_ceiling_that_came_first_is_said(evidence: Evidence) -> None:
+    name = "hotflip: the search ends before its ceiling"
+    assert name not in found(evidence)  # no ceiling was set, so there is nothing to judge
+    tables = [evidence.attacks[run]["hotflip"]["greedy"] for run in evidence.runs_of("mlp_in")]
+    for table in tables:
+        table.ceiling = np.zeros(24, bool)
+    gate = found(evidence)[name]
+    assert (gate["state"], gate["violations"]) == ("pass", 0) and "every search ended by itself" in gate["why"]
+    tables[1].ceiling[:6] = True
+    gate = found(evidence)[name]
+    assert (gate["state"], gate["violations"]) == ("fail", 6 / 48)
+    assert gate["why"] == "the ceiling came first on 6 of 48 documents, so the search has not converged"
+    tables[0].ceiling = None  # made by an older version, or without a ceiling
+    assert name not in found(evidence)

@@ -191,7 +191,7 @@ def test_figures_without_data_are_left_out(document: Json, tmp_path: Path) -> No
     for forms in bare["results"]["damage"].values():
         for entries in forms.values():
             for entry in entries.values():
-                entry |= {"curve": None, "flips_needed": None, "distance": []}
+                entry |= {"curve": None, "compute": None, "flips_needed": None, "distance": []}
     empty = tmp_path / "empty"
     for arm in ("baseline", "mlp_in"):
         for seed in (7, 8):

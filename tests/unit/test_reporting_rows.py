@@ -265,3 +265,45 @@ def test_a_transfer_matrix_with_a_hole_is_an_error(study: Study, folder: Path) -
     evidence = load_evidence(study, folder)
     with pytest.raises(IsotoneError, match="no complete rows for the source baseline/seed-8"):
         transfer(evidence, Sources(evidence))
+
+
+def test_damage_by_compute_steps_where_a_search_had_spent_so_much(tmp_path: Path) -> None:
+    base = {"schema": "attack/1", "attack": "hotflip", "variant": "greedy", "clean_nll": 3.0, "tokens": 60}
+    curves = {
+        "a": [(6, 0.1), (13, 0.3), (20, 0.4)],  # forward passes, J: it ended after 20
+        "b": [(9, 0.2), (100, 0.9)],
+    }
+    search = {"forwards": 100, "ceiling": True, "converged": False, "last_gain": 0.1}
+    path = tmp_path / "hotflip.jsonl"
+    lines = [
+        {**base, "document": name, "J": points[-1][1], "compute": [{"forwards": at, "J": J} for at, J in points],
+         "search": search | {"ceiling": name == "b"}}
+        for name, points in curves.items()
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = read_attack(path)["greedy"]
+    assert table.passes_D == [8, 16, 32, 64, 128]
+    assert table.compute_ND is not None and table.compute_ND.tolist() == [
+        [0.1, 0.3, 0.4, 0.4, 0.4],
+        [0.0, 0.2, 0.2, 0.2, 0.9],
+    ]
+    assert table.ceiling is not None and table.ceiling.tolist() == [False, True]
+    del lines[0]["search"]["converged"], lines[1]["compute"]  # no ceiling was set; an attack that does not search
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = read_attack(path)["greedy"]
+    assert table.ceiling is None and table.compute_ND is None and table.passes_D == []
+
+
+def test_seeds_with_other_budgets_share_one_axis_of_compute(study: Study, folder: Path) -> None:
+    from isotone.reporting.analysis.damage import damage
+    from isotone.reporting.analysis.numbers import Sources
+
+    for seed, scale in ((7, 1), (8, 4)):
+        path = folder / f"runs/mlp_in/seed-{seed}/attacks/hotflip.jsonl"
+        for index in range(len(path.read_text().split("\n")) - 1):
+            points = [{"forwards": 3 * scale, "J": 0.2}, {"forwards": 6 * scale, "J": 0.6}]
+            edit_line(path, index, lambda row, points=points: row.update(compute=points))
+    evidence = load_evidence(study, folder)
+    curve = damage(evidence, Sources(evidence))["mlp_in"]["hotflip"]["greedy"]["compute"]
+    assert [point["passes"] for point in curve] == [4, 8, 16, 32]
+    assert [point["J"]["value"] for point in curve] == pytest.approx([0.1, 0.3, 0.4, 0.6])

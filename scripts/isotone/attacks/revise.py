@@ -152,7 +152,11 @@ class Revision:
         # Tokens from which no round begins: it would not end below the ceiling.
         limit = (self.ceiling - self.count if self.ceiling > first else first) * length
         for task in tasks:
-            task.alive = bool(task.state.order) and task.trace.ledger.forward_tokens < limit
+            room = task.trace.ledger.forward_tokens < limit
+            task.alive = bool(task.state.order) and room
+            task.trace.ceiling = bool(task.state.order) and not room
+            if not task.state.order:  # nothing harms this text
+                task.trace.gain = 0.0
         while alive := [task for task in tasks if task.alive]:
             self._round(objective, alive)
             for task in alive:

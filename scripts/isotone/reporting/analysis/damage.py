@@ -1,4 +1,4 @@
-"""What each attack did to each arm: means, curves, thresholds, flips needed, distance profile."""
+"""What each attack did to each arm: means, curves over flips and over compute, thresholds, flips needed, distance profile."""
 
 from __future__ import annotations
 
@@ -71,6 +71,25 @@ def _curve(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows:
     ]
 
 
+def _compute(evidence: Evidence, runs: list[Run], attack: str, variant: str, rows: str) -> list[Json] | None:
+    """Mean J once searches had spent fewer than so many forward passes, seeds averaged per document."""
+    tables = [evidence.attacks[run][attack][variant] for run in runs]
+    if any(table.compute_ND is None for table in tables):
+        return None
+    limits = sorted({limit for table in tables for limit in table.passes_D})
+    padded = []
+    for table in tables:
+        if table.compute_ND is not None:
+            before = [np.zeros(len(table.documents))] * sum(limit < table.passes_D[0] for limit in limits)
+            after = [table.compute_ND[:, -1]] * sum(limit > table.passes_D[-1] for limit in limits)
+            padded.append(np.stack([*before, *table.compute_ND.T, *after], 1))
+    estimates = bca_columns(np.mean(padded, axis=0), **draw_of(evidence.study.report))
+    return [
+        {"passes": limit, "J": number(estimate, "nats/token", rows, seeds=len(runs))}
+        for limit, estimate in zip(limits, estimates, strict=True)
+    ]
+
+
 def _flips_needed(evidence: Evidence, runs: list[Run], attack: str, variant: str) -> Json | None:
     """Kaplan-Meier of the flips that lift J above the middle threshold, on the first seed."""
     table = evidence.attacks[runs[0]][attack][variant]
@@ -129,6 +148,7 @@ def _entry(evidence: Evidence, runs: list[Run], attack: str, variant: str, sourc
         share = wilson(hits, len(tables[0].documents), confidence=report.confidence)
         entry["published_success"] = number(share, "share of documents", rows, seed=runs[0].seed, threshold=SUCCESS)
     entry["curve"] = _curve(evidence, runs, attack, variant, rows)
+    entry["compute"] = _compute(evidence, runs, attack, variant, rows)
     entry["flips_needed"] = _flips_needed(evidence, runs, attack, variant)
     entry["distance"] = _distance(evidence, runs, attack, variant)
     entry["ledger"] = {key: sum(table.ledger.get(key, 0) for table in tables) for key in sorted(tables[0].ledger)}

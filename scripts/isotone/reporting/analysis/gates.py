@@ -108,6 +108,24 @@ def _converged(evidence: Evidence, arm: str, attack: str, sources: Sources) -> J
     return _skipped(gate, arm, "no fresh start was made")
 
 
+def _ceiling(evidence: Evidence, arm: str, attack: str) -> Json:
+    """Whether searches ended because they gained too little, or because a ceiling of forward passes came first."""
+    variant = primary_variant(evidence.study, attack)
+    runs = evidence.runs_of(arm)
+    cut_R = [evidence.attacks[run][attack][variant].ceiling for run in runs]
+    cut = np.concatenate([cut_N for cut_N in cut_R if cut_N is not None])
+    number_cut = int(cut.sum())
+    said = "so the search has not converged" if number_cut else "every search ended by itself"
+    return {
+        "gate": f"{attack}: the search ends before its ceiling",
+        "arm": arm,
+        "state": FAIL if number_cut else PASS,
+        "difference": None,
+        "violations": float(cut.mean()),
+        "why": f"the ceiling came first on {number_cut} of {len(cut)} documents, {said}",
+    }
+
+
 def _masked(evidence: Evidence, arm: str, attack: str, sources: Sources) -> Json:
     """A first-order estimate that ranks its own proposals less well than on the baseline means masked gradients.
 
@@ -183,6 +201,11 @@ def gates(
                 found.append(_budget(evidence, arm, attack, sources))
             if spec.restarted(settings) and study.attacks.shared.fresh_starts:
                 found.append(_converged(evidence, arm, attack, sources))
+            tables = [
+                evidence.attacks[run][attack].get(primary_variant(study, attack)) for run in evidence.runs_of(arm)
+            ]
+            if tables and all(table is not None and table.ceiling is not None for table in tables):
+                found.append(_ceiling(evidence, arm, attack))
             if attack in study.attacks.transfer:
                 found.append(_against_transfer(evidence, arm, attack, replays.strongest.get(attack, {}), sources))
             if arm in replays.crossed.get(attack, {}):

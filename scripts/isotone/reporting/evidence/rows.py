@@ -55,6 +55,9 @@ class AttackRows:
         curve_NK: J at each point of the budget, or None; a document whose attack
             ended early keeps its last value.
         flips_K: changed tokens at each of these points.
+        compute_ND: J of each document once its search had spent fewer than ``passes_D`` forward passes, each twice the
+            one before, or None; 0 before its first step, and its last value once it has ended.
+        ceiling: where a ceiling of forward passes was set, whether it ended the search while it still gained; else None.
         forward_NK: forward tokens spent up to there, or None.
         ledger: sums over documents of what the attack spent.
         distance: (lo, hi) behind the change to (sum of rises, tokens).
@@ -66,6 +69,9 @@ class AttackRows:
     curve_NK: np.ndarray | None
     forward_NK: np.ndarray | None
     flips_K: list[int]
+    compute_ND: np.ndarray | None
+    passes_D: list[int]
+    ceiling: np.ndarray | None
     ledger: dict[str, int]
     distance: dict[tuple[int, int], tuple[float, float]]
     predicted: np.ndarray
@@ -194,10 +200,27 @@ def _slim(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
             kept[key] = _number(row, key, path, number)
     kept |= _derived(row, kept)
     kept["curve"] = _curve(row)
+    kept["compute"] = row.get("compute") or []
+    search = row.get("search") or {}
+    kept["ceiling"] = bool(search["ceiling"]) if "converged" in search else None  # only then was a ceiling set
     kept["ledger"] = row.get("ledger") or {}
     kept["distance"] = row.get("distance") or []
     kept["predicted"], kept["exact"] = row.get("predicted") or [], row.get("exact") or []
     return kept
+
+
+def _by_compute(rows: list[dict[str, Any]]) -> tuple[np.ndarray | None, list[int]]:
+    """J of each document after fewer than so many forward passes."""
+    if not all(row["compute"] for row in rows):
+        return None, []
+    passes = [point["forwards"] for row in rows for point in row["compute"]]
+    doublings = range(math.frexp(min(passes))[1], math.frexp(max(passes))[1] + 1)
+    limits = [2**doubling for doubling in doublings]
+    found_ND = np.zeros((len(rows), len(limits)))
+    for index, row in enumerate(rows):
+        for point in sorted(row["compute"], key=lambda point: point["forwards"]):
+            found_ND[index, np.array(limits) > point["forwards"]] = point["J"]
+    return found_ND, limits
 
 
 def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
@@ -209,6 +232,8 @@ def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
     }
     curves = [row["curve"] for row in rows]
     whole = all(curves)
+    compute_ND, passes_D = _by_compute(rows)
+    ends = [row["ceiling"] for row in rows]
     ledger: dict[str, int] = {}
     distance: dict[tuple[int, int], tuple[float, float]] = {}
     for row in rows:
@@ -226,6 +251,9 @@ def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
         curve_NK=_pad([curve[0] for curve in curves]) if whole else None,
         forward_NK=_pad([curve[1] for curve in curves]) if whole else None,
         flips_K=max((curve[2] for curve in curves), key=len) if whole else [],
+        compute_ND=compute_ND,
+        passes_D=passes_D,
+        ceiling=np.array(ends) if None not in ends else None,
         ledger=ledger,
         distance=dict(sorted(distance.items())),
         predicted=np.array([value for count, row in steps for value in row["predicted"][:count]], dtype=np.float64),

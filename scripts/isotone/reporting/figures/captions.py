@@ -39,7 +39,8 @@ def captions(document: Json) -> list[tuple[str, str, str]]:
         (
             "damage_compute",
             "Damage against compute",
-            "The same against the forward tokens that the search had spent on a document.",
+            "J of the best text found with fewer than so many forward passes on a document (logarithmic), seeds averaged; "
+            "bands: intervals over documents. A curve that still rises at its end belongs to a search that has not converged.",
         ),
         (
             "thresholds",

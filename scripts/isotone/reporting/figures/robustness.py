@@ -70,12 +70,12 @@ def quality_against_robustness(results: Json) -> Any:
     return figure
 
 
-def _curves(results: Json, horizontal: str, label: str) -> Any:
+def _curves(results: Json, horizontal: str, label: str, key: str = "curve", *, log: bool = False) -> Any:
     arms = results["arms"]
     attacks = [
         name
         for name in results["settings"]["attacks"]["run"]
-        if any(_drawable(_curve(results, arm, name), horizontal) for arm in arms)
+        if any(_drawable(_curve(results, arm, name, key), horizontal) for arm in arms)
     ]
     if not attacks:
         return None
@@ -83,7 +83,7 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
     figure, grid = canvas(rows, columns, width=COLUMN if columns == 1 else PAGE, height=0.5 + 1.9 * rows, squeeze=False)
     for axes, attack in zip(grid.flat, attacks, strict=False):
         for name in in_order(results, results["damage"]):
-            curve = _curve(results, name, attack)
+            curve = _curve(results, name, attack, key)
             if curve is None or not _drawable(curve, horizontal):
                 continue
             style = look(arms, name)
@@ -101,6 +101,9 @@ def _curves(results: Json, horizontal: str, label: str) -> Any:
             )
             if not control:
                 axes.fill_between(x, bounds[:, 0], bounds[:, 1], color=style["color"], alpha=0.10, linewidth=0)
+        if log:
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set_title(attack)
         axes.set_xlabel(label)
         axes.set_ylabel("J, nats/token")
@@ -113,9 +116,9 @@ def _drawable(curve: list[Json] | None, horizontal: str) -> bool:
     return curve is not None and all(one[horizontal] < two[horizontal] for one, two in itertools.pairwise(curve))
 
 
-def _curve(results: Json, name: str, attack: str) -> list[Json] | None:
+def _curve(results: Json, name: str, attack: str, key: str) -> list[Json] | None:
     forms = results["damage"].get(name, {}).get(attack)
-    curve = forms[main_form(forms, attack)]["curve"] if forms else None
+    curve = forms[main_form(forms, attack)].get(key) if forms else None
     return curve if curve and len(curve) > 2 else None  # a trigger has no path of single changes
 
 
@@ -125,8 +128,8 @@ def damage_by_flips(results: Json) -> Any:
 
 
 def damage_by_compute(results: Json) -> Any:
-    """J against the forward tokens that the search spent per document."""
-    return _curves(results, "forward_tokens", "forward tokens per document")
+    """J against the forward passes that the search had spent on a document."""
+    return _curves(results, "passes", "forward passes per document, fewer than", "compute", log=True)
 
 
 def thresholds(results: Json) -> Any:
