@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from isotone.commands import (
     checkpoints,
     doctor,
     history,
+    queued,
     resume,
     status,
     survey,
@@ -223,22 +225,39 @@ def test_status_speaks_to_people_and_to_scripts_without_torch(study, root):
 
 def test_jobs_of_the_queue_are_found_by_rule_and_wildcards(tmp_path):
     text = (
-        f"11|RUNNING|None|{tmp_path}|rule_train_monotonic_wildcards_demo_both_1\n"
+        f"11|RUNNING|None|{tmp_path}|rule_train_monotonic_wildcards_demo_mlp_both_1\n"
         f"12|PENDING|Priority|{tmp_path}|rule_attack_hotflip_wildcards_demo_baseline_2\n"
-        "13|RUNNING|None|/elsewhere|rule_setup\nbroken\n"
+        f"13|RUNNING|None|{tmp_path}|rule_train_monotonic_wildcards_demo_mlp_both_12\n"
+        "14|RUNNING|None|/elsewhere|rule_setup\nbroken\n"
     )
     jobs = slurm_queue.parse_queue(text, str(tmp_path))
-    assert [job.number for job in jobs] == ["11", "12"]
-    assert slurm_queue.job_of(jobs, "train", "both-1").number == "11"
-    assert slurm_queue.job_of(jobs, "hotflip", "baseline-seed-2").number == "12"
-    assert slurm_queue.job_of(jobs, "train", "both-2") is None
+    assert [job.number for job in jobs] == ["11", "12", "13"]
+    assert queued.job_of_run(jobs, "demo", "mlp_both", 1).number == "11"
+    assert queued.job_of_run(jobs, "demo", "mlp_both", 2) is None
+    assert queued.job_of_run(jobs, "demo", "both", 1) is None
+    log = Path("logs/attacks/hotflip/baseline-seed-2.log")
+    assert queued.job_of_step(jobs, "demo", "attack hotflip", "baseline-seed-2", log).number == "12"
+    assert queued.job_of_step(jobs, "demo", "transfer hotflip", "baseline-seed-2", log) is None
+
+
+def test_studies_whose_names_begin_alike_share_no_jobs(tmp_path):
+    """Wherever one's name ends: the plugin joins rule and wildcards by underscores."""
+    names = ["a", "a-b", "a_b", "a_b_c"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    comment = "rule_train_baseline_wildcards_{}_baseline_1"
+    jobs = [slurm_queue.Job(name, "RUNNING", comment.format(name)) for name in names]
+    for name in names:
+        mine = queued.jobs_of(name, tmp_path / name, jobs)
+        assert [job.number for job in mine] == [name]
+        assert queued.job_of_run(mine, name, "baseline", 1).number == name
 
 
 def test_a_job_that_only_a_person_can_release_is_told_with_its_command(study):
     """And another study's job in the same checkout is not taken for one of this study's."""
     comment = "rule_train_baseline_wildcards_{}_baseline_1"
     mine = slurm_queue.Job("11", "PENDING", comment.format("demo"), "JobHeldUser")
-    other = slurm_queue.Job("12", "PENDING", comment.format("demonstration"), "JobHeldAdmin")
+    other = slurm_queue.Job("12", "PENDING", comment.format("demo-2"), "JobHeldAdmin")
     found = survey.survey(*study_of_results(None), jobs=[mine, other])
     run = next(run for run in found.runs if run.name == "baseline/seed-1")
     assert run.queue == "held 11 (JobHeldUser)" and found.queue == {"pending": 1}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +30,15 @@ class Job:
         """What keeps it from ever starting, if anything does."""
         return hold_of(self.number, self.state, self.reason)
 
-    def belongs_to(self, study: str) -> bool:
-        """Whether it works for that study: others may run in the same checkout."""
-        wildcards = self.comment.partition("_wildcards_")[2]
-        return wildcards == study or wildcards.startswith(f"{study}_")
+    @property
+    def rule(self) -> str:
+        """The rule that it runs."""
+        return self.comment.partition("_wildcards_")[0].removeprefix("rule_")
+
+    @property
+    def wildcards(self) -> str:
+        """The rule's wildcards, joined by underscores; the first one is the study."""
+        return self.comment.partition("_wildcards_")[2]
 
 
 def parse_queue(text: str, folder: str) -> list[Job]:
@@ -57,13 +61,3 @@ def own_jobs() -> list[Job]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return parse_queue(answer.stdout, str(Path.cwd())) if answer.returncode == 0 else []
-
-
-def job_of(jobs: Iterable[Job], rule: str, name: str) -> Job | None:
-    """The job of a rule whose wildcards spell ``name`` (``rule_train_monotonic_wildcards_kjv_mlp_both_42``)."""
-    wanted = [part for part in name.replace("-seed-", "-").replace("/", "-").split("-") if part]
-    for job in jobs:
-        words = job.comment.replace("-", "_")
-        if rule in words and all(f"_{part.replace('-', '_')}" in f"_{words}" for part in wanted):
-            return job
-    return None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from isotone.cluster.queue import Job, job_of, own_jobs
+from isotone.cluster.queue import Job, own_jobs
 from isotone.commands.history import (
     benchmark_seconds,
     folder_size,
@@ -16,6 +15,7 @@ from isotone.commands.history import (
     sparkline,
     tail,
 )
+from isotone.commands.queued import job_of_run, job_of_step, jobs_of
 from isotone.config.data import SPLITS
 from isotone.layout import Layout, state_root
 from isotone.records import read_json_quietly
@@ -113,12 +113,11 @@ def expected_steps(study: Study, folder: Path) -> list[Step]:
     return steps
 
 
-def judge_step(step: Step, now: float, jobs: Iterable[Job]) -> None:
-    """Fill in whether a step is done, running, failed or waiting."""
+def judge_step(step: Step, now: float, job: Job | None) -> None:
+    """Fill in whether a step is done, running, failed or waiting; ``job``: its job in the queue."""
     if step.marker.exists():
         step.state = "done"
         return
-    job = job_of(jobs, step.stage.split()[-1], step.name)
     if job is not None:
         step.state = "running" if job.state == "RUNNING" else "queued"
         return
@@ -244,11 +243,6 @@ def _last(text: Any) -> str:
     return (str(text or "").strip().splitlines() or [""])[-1]
 
 
-def _rule_of(arm: str) -> str:
-    """The rule that makes a run."""
-    return "early" if "~early-" in arm else "control" if "~" in arm else "train"
-
-
 def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
     """Look at a study's folder once.
 
@@ -256,21 +250,23 @@ def survey(study: Study, folder: Path, jobs: list[Job] | None = None) -> Survey:
         jobs: the user's jobs in Slurm's queue; None: ask Slurm if there is one.
     """
     now = time.time()
-    jobs = [job for job in (own_jobs() if jobs is None else jobs) if job.belongs_to(study.study)]
+    jobs = jobs_of(study.study, folder, own_jobs() if jobs is None else jobs)
     states = state_folders(folder)
     runs = []
     if study.model.source == "scratch":
         log = folder / "logs/pretrain.log"
         runs.append(
-            survey_run("pretrain", folder / "pretrain", states.get("pretrain"), log, now, job_of(jobs, "pretrain", ""))
+            survey_run(
+                "pretrain", folder / "pretrain", states.get("pretrain"), log, now, job_of_run(jobs, study.study, "", "")
+            )
         )
     for arm, seed in study.runs():
         name, log = f"{arm}/seed-{seed}", folder / f"logs/{'control' if '~' in arm else 'train'}/{arm}-seed-{seed}.log"
-        job = job_of(jobs, _rule_of(arm), f"{arm}-{seed}")
+        job = job_of_run(jobs, study.study, arm, seed)
         runs.append(survey_run(name, folder / "runs" / arm / f"seed-{seed}", states.get(name), log, now, job))
     steps = expected_steps(study, folder)
     for step in steps:
-        judge_step(step, now, jobs)
+        judge_step(step, now, job_of_step(jobs, study.study, step.stage, step.name, step.log))
     stages: dict[str, dict[str, Any]] = {}
     for stage, state in [("train", run.state) for run in runs] + [(step.stage, step.state) for step in steps]:
         entry = stages.setdefault(stage, {"stage": stage, "total": 0})
