@@ -30,7 +30,7 @@ rule train_baseline:
     resources:
         mem_mb=4_000,
         runtime="4h",
-        processes=1,
+        processes=0,
         nodes=1,
         max_epochs_per_run=0,
     params:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from isotone import environment, errors
 from isotone.config.training import Operation, TrainJob
+from isotone.gpus import granted
 from isotone.layout import state_root
 from isotone.schema import parse
 from isotone.training.identity import identify
@@ -35,7 +36,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--certificate", required=True, type=Path, help="output: what the constraint proves")
     parser.add_argument("--marker", required=True, type=Path, help="output, written last")
     parser.add_argument("--max-epochs-per-run", type=int, default=0, help="stop with 75 after so many epochs; 0: never")
-    parser.add_argument("--processes", type=int, default=1, help="processes in all; changes no result")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes in all; changes no result; 0: one for each GPU of the job"
+    )
     parser.add_argument("--nodes", type=int, default=1, help="nodes of this Slurm job that share the processes")
     parser.add_argument("--until-done", action="store_true", help="start again after each 75 that made progress")
     return parser.parse_args()
@@ -72,10 +75,11 @@ def main() -> int:
     identity = identify(job, options.start, options.train, options.validation, options.teacher, root)
     folder = root / identity.digest
     check_start(folder, options.study_folder)
-    alone = options.processes <= 1 or "WORLD_SIZE" in os.environ
+    processes = options.processes or job.training.processes_on(granted(), options.nodes)
+    alone = processes <= 1 or "WORLD_SIZE" in os.environ
     if options.until_done or not alone:
         program = [os.path.abspath(__file__), *without(without(sys.argv[1:], "--until-done", 0), "--processes", 1)]
-        front = [sys.executable] if alone else torchrun(options.processes, operation.grace, options.nodes)
+        front = [sys.executable] if alone else torchrun(processes, operation.grace, options.nodes)
         supervisor = Supervisor([*front, *program], folder, options.study_folder, distributed=not alone)
         return supervisor.until_done() if options.until_done else supervisor.once()
 

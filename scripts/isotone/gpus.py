@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isotone.records import Json
+
+
+def granted(variables: Mapping[str, str] | None = None, library: Any = None) -> int:
+    """How many GPUs of this node were given to this job; 0 where nothing says so, or none can be used.
+
+    Outside a job, a machine's GPUs belong to whatever runs there, so that only CUDA_VISIBLE_DEVICES counts.
+    """
+    variables = os.environ if variables is None else variables
+    if (visible := variables.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([name for name in visible.split(",") if name.strip() and not name.startswith(("-1", "No"))])
+    return len(Gpus(library=library).handles) if "SLURM_JOB_ID" in variables else 0
 
 
 class Gpus:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
-from isotone.config.training import Training
+from isotone.config.training import Operation, Training
+from isotone.errors import ConfigurationError
+from isotone.gpus import granted
 from isotone.training.supervision.outcome import ResourceError
 from isotone.training.world import TreeSum, World, join, leaf_range
+
+from tests.unit.sharded import together
 
 
 def tree(leaves: list[torch.Tensor]) -> torch.Tensor:
@@ -53,8 +61,53 @@ def test_other_counts_are_sums_too_and_buffers_are_reused() -> None:
     assert torch.equal(out, leaves[1])
 
 
+def compare(world: World, names: list[str]) -> str:
+    try:
+        world.insist_equal({"torch": "2", "Isotone": names[world.rank]})
+    except ConfigurationError as error:
+        return str(error)
+    return "equal"
+
+
+def test_processes_with_other_software_refuse_all_together(tmp_path: Path) -> None:
+    assert together(compare, 2, tmp_path / "same", ["a", "a"]) == ["equal", "equal"]
+    said = together(compare, 2, tmp_path / "other", ["a", "b"])
+    assert said[0] == said[1] and "same Isotone: process 0 has a, process 1 has b" in said[0]
+
+
+def test_processes_that_do_not_meet_name_the_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two never comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")
+    with pytest.raises(ConfigurationError, match=r"network interface lo.*operation\.network_interface"):
+        join(Operation(collective_minutes=1 / 60, network_interface="lo"))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "reduction", "processes"),
+    [(0, 1, "exact", 1), (1, 1, "exact", 1), (3, 1, "exact", 2), (3, 1, "fast", 3), (8, 1, "exact", 4), (4, 2, "exact", 4),
+     (3, 2, "fast", 4), (0, 2, "exact", 2)],
+)  # fmt: skip
+def test_processes_follow_the_gpus(gpus: int, nodes: int, reduction: str, processes: int) -> None:
+    training = Training(global_batch=16, micro_batch_size=4, reduction=reduction)
+    assert training.processes_on(gpus, nodes) == processes
+
+
+def test_gpus_count_where_they_were_given() -> None:
+    library = SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 4, nvmlDeviceGetHandleByIndex=int)
+    assert granted({"CUDA_VISIBLE_DEVICES": "0,2,3"}, library) == 3
+    assert granted({"CUDA_VISIBLE_DEVICES": ""}, library) == granted({"CUDA_VISIBLE_DEVICES": "-1"}, library) == 0
+    assert granted({"SLURM_JOB_ID": "7"}, library) == 4
+    assert granted({}, library) == 0  # nobody said that they are this run's
+
+
 def test_alone_everything_is_trivial() -> None:
-    world = join()
+    world = join(Operation())
     assert (world.rank, world.size, world.leads) == (0, 1, True)
     assert world.any(True, False) == [True, False]
     assert world.share({"a": 1}) == {"a": 1}

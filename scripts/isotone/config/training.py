@@ -105,6 +105,17 @@ class Training:
                 "Change micro_batch_size, or choose reduction: fast."
             )
 
+    def processes_on(self, gpus: int, nodes: int = 1) -> int:
+        """How many processes a job starts: one for each GPU, as far as the micro-batches can be dealt out.
+
+        Args:
+            gpus: of each node; 0: one process a node, on the CPU.
+        """
+        wanted = min(max(gpus, 1) * nodes, max(nodes, self.global_batch // self.micro_batch_size))
+        if self.reduction == "exact":
+            wanted = 1 << (wanted.bit_length() - 1)
+        return max(nodes, wanted - wanted % nodes)
+
 
 @dataclass(frozen=True)
 class TrainJob:
@@ -148,6 +159,18 @@ class Operation:
         0.8, "share of the memory that micro_batch: auto may fill", exclusiveMinimum=0, maximum=1
     )
     bucket_mib: int = setting(25, "MiB of gradients per message between processes (reduction fast)", minimum=1)
+    collective_minutes: float = setting(
+        30.0, "minutes that a process waits for the others before the run counts as failed", exclusiveMinimum=0
+    )
+    network_interface: str = setting(
+        "",
+        "network interface that joins the nodes (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME), such as ib0; empty: chosen",
+    )
+    p2p_level: str = setting(
+        "",
+        "how far apart two GPUs may be and still copy directly (NCCL_P2P_LEVEL); LOC where a PCIe switch or a virtual machine forbids it; empty: chosen",
+        enum=["", "LOC", "NVL", "PIX", "PXB", "PHB", "SYS"],
+    )
     sharding: str = setting(
         "auto",
         "full: each process holds a part of the model, its latents and moments; none: all hold all; auto: full on GPUs "

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import traceback
 from pathlib import Path
+
+import torch
 
 from isotone import environment
 from isotone.devices import choose_kernels
 from isotone.errors import InputOutputError, IsotoneError
+from isotone.provenance import code_digest
 from isotone.training.build import build
 from isotone.training.checkpointing.adoption import adopt, sign
 from isotone.training.checkpointing.delivery import clean, deliver, finished_before
@@ -36,7 +40,15 @@ def train(run: Run) -> None:
     training = run.job.training
     environment.deterministic(run.job.seed, training.threads)
     choose_kernels(training.deterministic)
-    world = join()
+    world = join(run.operation)
+    world.insist_equal(
+        {
+            "Python": platform.python_version(),
+            "torch": torch.__version__,
+            "Isotone": code_digest("train"),
+            "settings and input files": run.identity.digest,
+        }
+    )
     run.folder.mkdir(parents=True, exist_ok=True)
     events = Events(run.folder, world.rank)
     lease, trouble = None, None

@@ -9,7 +9,7 @@ and the same bits.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from isotone import devices
-from isotone.config.training import Training
+from isotone.config.training import Operation, Training
+from isotone.errors import ConfigurationError
 from isotone.training.supervision.outcome import ResourceError
-
-TIMEOUT = timedelta(minutes=30)
 
 
 class World:
@@ -58,6 +57,32 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def insist_equal(self, facts: Mapping[str, str]) -> None:
+        """Refuse to train where processes run other software, or read other files.
+
+        Args:
+            facts: what this process has, by name.
+
+        Raises:
+            ConfigurationError: in every process; says what differs, and between which.
+        """
+        if self.size == 1:
+            return
+        found: list[dict[str, str]] = [{}] * self.size
+        dist.all_gather_object(found, dict(facts))
+        differ = {
+            name: {rank: other[name] for rank, other in enumerate(found) if other[name] != found[0][name]}
+            for name in facts
+        }
+        if any(differ.values()):
+            name, others = next((name, others) for name, others in differ.items() if others)
+            rank, value = next(iter(others.items()))
+            raise ConfigurationError(
+                f"The {self.size} processes of this run do not have the same {name}: process 0 has {found[0][name]}, process "
+                f"{rank} has {value}. Use one environment and one copy of the study on all nodes (a shared file system, or "
+                "the same container)."
+            )
 
     def copy_from_leader(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite tensors with the first process's."""
@@ -107,13 +132,47 @@ class World:
             dist.destroy_process_group()
 
 
-def join() -> World:
-    """The world that torchrun describes in the environment; without it, this process alone."""
+def join(operation: Operation) -> World:
+    """The world that torchrun describes in the environment; without it, this process alone.
+
+    Raises:
+        ConfigurationError: if the processes do not reach each other, or hold GPUs that torch cannot use.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = devices.choose(int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        connect(device, operation)
     return World(device, rank, size)
+
+
+def connect(device: torch.device, operation: Operation) -> None:
+    """Make the process group, and send a first word through it, before anything is loaded.
+
+    Raises:
+        ConfigurationError: if that fails, or takes longer than operation.collective_minutes.
+    """
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if operation.network_interface:
+        os.environ["NCCL_SOCKET_IFNAME"] = os.environ["GLOO_SOCKET_IFNAME"] = operation.network_interface
+    if operation.p2p_level:
+        os.environ["NCCL_P2P_LEVEL"] = operation.p2p_level
+    try:
+        dist.init_process_group(
+            backend,
+            timeout=timedelta(minutes=operation.collective_minutes),
+            device_id=device if device.type == "cuda" else None,
+        )
+        dist.all_reduce(torch.ones(1, device=device))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except (RuntimeError, ValueError) as error:  # torch's own errors of networks and of NCCL are RuntimeErrors
+        used = os.environ.get(f"{backend.upper()}_SOCKET_IFNAME", "chosen by itself")
+        meeting = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+        raise ConfigurationError(
+            f"The {os.environ['WORLD_SIZE']} processes of this run did not reach each other with {backend} (meeting at {meeting}, "
+            f"network interface {used}): {str(error).splitlines()[0]}. Name the interface that joins the nodes (ip -brief "
+            "address lists them) in operation.network_interface, and see docs/cluster.md."
+        ) from error
 
 
 def leaf_range(world: World, leaves: int, training: Training) -> range:

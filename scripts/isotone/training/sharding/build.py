@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from isotone.training.sharding.start import Weights, bare_model, stored_names
 from isotone.training.sharding.stepper import ShardedStepper
 from isotone.training.telemetry.events import Events
 from isotone.training.telemetry.history import History
-from isotone.training.world import TIMEOUT, World
+from isotone.training.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -112,6 +113,6 @@ def build_sharded(
         parts.optimizer,
         events=events,
         before=history.sync if history else lambda: None,
-        timeout=TIMEOUT,
+        timeout=timedelta(minutes=operation.collective_minutes),
     )
     return stepper, checkpointer, history
