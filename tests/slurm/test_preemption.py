@@ -102,7 +102,6 @@ def killed_program(scene: Scene) -> None:
 def over_memory(scene: Scene) -> None:
     """Slurm kills what exceeds its request; the next attempt asks for more."""
     driver = scene.drive("mem_mb=300 if attempt == 1 else 2000")
-    scene.job()
     scene.finish(driver, retries=1, lost=None)
 
 
