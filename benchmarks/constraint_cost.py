@@ -12,6 +12,7 @@ import torch
 from isotone.config.constraint import Constraint
 from isotone.config.training import Training
 from isotone.constraints import constrain, weight_maps
+from isotone.data.batch import Batch
 from isotone.training.engine import Engine
 from isotone.training.optimizer import Optimizer
 from paired import compare, show
@@ -64,7 +65,7 @@ def step_of(kind: str, options: argparse.Namespace) -> Any:
         optimizer.flat.zero_()
         for leaf in range(options.accumulation):
             part = batch[leaf * 8 : leaf * 8 + 8]
-            engine.train(part, part, seed=0, step=0, micro_batch=leaf)
+            engine.train(Batch(part, part), seed=0, step=0, micro_batch=leaf)
         optimizer.update(1e-4, optimizer.finish_gradients(1e-4))
 
     return step

@@ -144,7 +144,7 @@ def same_loss(options: argparse.Namespace, blocks: Blocks) -> float:
     worst = 0.0
     for step in range(options.steps):
         order = samples(0, len(blocks), step * BATCH, BATCH)
-        inputs, targets = (torch.from_numpy(part) for part in blocks.batch(order))
+        inputs, targets = (torch.from_numpy(part) for part in blocks.arrays(order))
         loss = functional.cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
         adamw.zero_grad()
         loss.backward()
@@ -177,8 +177,8 @@ def main() -> None:
     )
     packed_rows = [
         {
-            "input_ids": torch.from_numpy(blocks.batch(np.array([i]))[0][0]),
-            "labels": torch.from_numpy(blocks.batch(np.array([i]))[0][0]),
+            "input_ids": torch.from_numpy(blocks.arrays(np.array([i]))[0][0]),
+            "labels": torch.from_numpy(blocks.arrays(np.array([i]))[0][0]),
         }
         for i in range(len(blocks))
     ]

@@ -121,9 +121,14 @@ def tokens_settings(wildcards):
     return settings(
         document_start=study.data.document_start,
         score=study.data.score,
-        needs=scored.needs(study.data.document_start) if scored else {},
+        needs=(
+            scored.needs(study.data.document_start)
+            if scored and study.data.task == "text"
+            else {}
+        ),
         scored=scored.documents if scored else 0,
         version=Tokens.version,
+        **({"pairs": study.data.pairs} if study.data.task == "pairs" else {}),
     )
 
 

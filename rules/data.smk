@@ -1,6 +1,7 @@
 # Needs: a corpus and a model source. Makes: split documents, base model, tokens.
 
 SCRATCH = study.model.source == "scratch"
+PAIRED = study.data.task == "pairs"
 ONLINE = {study.model.source, *(source.source for source in study.data.candidates())}
 FETCHED = [LAYOUT.fetched] if "hub" in ONLINE else []
 
@@ -75,6 +76,7 @@ rule setup:
             length=study.training.length,
             dtype=study.training.precision,
             version=Setup.version,
+            **({"task": study.data.task} if PAIRED else {}),
         ),
     shell:
         "exec python scripts/setup.py --settings {params.settings:q} --documents {input.documents} "
@@ -90,6 +92,7 @@ rule tokenize:
         tokens=FILES.split("{split}").tokens,
         documents=FILES.split("{split}").documents,
         marker=FILES.split("{split}").marker,
+        sources=FILES.split("{split}").sources if PAIRED else [],
     log:
         FILES.log("tokenize/{split}"),
     benchmark:

@@ -79,7 +79,9 @@ rule order_preservation:
         mem_mb=4_000,
     params:
         settings=settings(
-            order=study.order_preservation, document_start=study.data.document_start
+            order=study.order_preservation,
+            document_start=study.data.document_start,
+            **({"prefix": study.data.pairs.prefix} if PAIRED else {}),
         ),
         code=code_digest("order_preservation"),
     shell:

@@ -13,6 +13,7 @@ from isotone.config.constraint import Constraint
 from isotone.schema import as_mapping, parse, section, setting
 
 if TYPE_CHECKING:
+    from isotone.data.batch import Batch
     from torch import Tensor
 
 
@@ -48,12 +49,19 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def attacked(folder: Path, prefix: int | None) -> tuple[Tensor, Tensor]:
-    """The unchanged attacked documents as (inputs_BT, targets_BT), padded behind; -100 is not scored."""
+def attacked(folder: Path, prefix: int | None) -> tuple[Tensor | Batch, Tensor]:
+    """The unchanged attacked documents as (inputs, targets_BT), padded behind; -100 is not scored."""
     import torch
     from isotone.attacks.documents import read_manifest
+    from isotone.data.pairs import padded
 
-    texts = [torch.from_numpy(document.ids) for document in read_manifest(folder).test]
+    manifest = read_manifest(folder)
+    if manifest.eos is not None:
+        ends = [int((document.ids == manifest.eos).argmax()) + 1 for document in manifest.test]
+        split = [(document.ids[:end], document.ids[end:]) for document, end in zip(manifest.test, ends, strict=True)]
+        batch = padded(split, manifest.start)
+        return batch, batch.targets_BT
+    texts = [torch.from_numpy(document.ids) for document in manifest.test]
     if prefix is None:
         pairs = [(ids[:-1], ids[1:]) for ids in texts]
     else:
@@ -83,8 +91,10 @@ def main() -> int | None:
     blocks = calibration_blocks(options.validation, settings.blocks * settings.length, settings.length)
     tokenizer = load_tokenizer(options.tokenizer or options.reference)
     by_text = options.documents is not None
-    texts = attacked(options.documents, prefix_token(tokenizer, settings.document_start)) if by_text else blocks
     reference = load_model(options.reference, device=device)
+    paired = reference.config.is_encoder_decoder
+    prefix = None if paired else prefix_token(tokenizer, settings.document_start)
+    texts = attacked(options.documents, prefix) if by_text else blocks
     arm = load_model(options.arm, device=device) if options.arm else reference
     target = mean_nll(arm, *texts, by_text=by_text)
     del arm

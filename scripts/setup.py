@@ -66,6 +66,7 @@ def main() -> None:
     from isotone.models.origins.facts import agreement_of, check_fit, check_splitter, forward_pass, model_facts
     from isotone.records import folder_digest, write_marker
     from isotone.schema import as_mapping, parse
+    from isotone.tasks import task_of
 
     settings = parse(Setup, json.loads(arguments.settings), "setup.py --settings")
     start = time.monotonic()
@@ -73,6 +74,7 @@ def main() -> None:
     _check_memory(settings.model)
     train = arguments.documents / "train.parquet"
     model, tokenizer = open_model(settings.model, documents=train, seed=settings.base_seed)
+    task_of(settings.task).check(model, tokenizer)
     check_fit(model, tokenizer, max(settings.length, arguments.longest))
     agreement = agreement_of(model, min(settings.length, 64))
     facts = model_facts(model, tokenizer) | {"logits_agree_to": agreement}

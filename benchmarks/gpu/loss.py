@@ -15,6 +15,7 @@ def one_pass(
 ) -> tuple[float, torch.Tensor]:
     """Loss per token in nats, and all gradients in one vector on the CPU."""
     from isotone.config.training import Training
+    from isotone.data.batch import Batch
     from isotone.training.engine import Engine
 
     model = copy.deepcopy(model).to(device)
@@ -22,7 +23,7 @@ def one_pass(
         global_batch=len(inputs), micro_batch_size=len(inputs), length=inputs.shape[1], precision=precision
     )
     engine = Engine(model, training, torch.device(device), None)
-    loss = engine.train(inputs.to(device), targets.to(device), seed=0, step=0, micro_batch=0)
+    loss = engine.train(Batch(inputs.to(device), targets.to(device)), seed=0, step=0, micro_batch=0)
     gradients = torch.cat([value.grad.flatten().cpu() for value in model.parameters() if value.grad is not None])
     return float(loss) / inputs.numel(), gradients.double() / engine.loss_scale
 

@@ -27,6 +27,11 @@ class Split:
         return f"{self.folder}/tokens.bin"
 
     @property
+    def sources(self) -> str:
+        """Of pairs, all tokens of the sources in a row."""
+        return f"{self.folder}/sources.bin"
+
+    @property
     def documents(self) -> str:
         """Where each document begins and ends."""
         return f"{self.folder}/documents.parquet"

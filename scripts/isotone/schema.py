@@ -26,16 +26,18 @@ T = TypeVar("T")
 _REQUIRED = dataclasses.MISSING
 
 
-def setting(default: Any = _REQUIRED, description: str = "", **limits: Any) -> Any:
+def setting(default: Any = _REQUIRED, description: str = "", *, quiet: bool = False, **limits: Any) -> Any:
     """A dataclass field with its description and JSON Schema limits.
 
     Args:
         default: the value when the key is absent; a list, dict or dataclass is
             copied per instance. Left out: the key is required.
+        quiet: left out of `as_mapping` while it has its default, so that a new setting changes no digest
+            of a study that does not use it.
         limits: JSON Schema keywords (``minimum``, ``enum``, ``pattern`` ...); those of a
             list's items stand in ``items``.
     """
-    metadata = {"description": description, "limits": limits}
+    metadata = {"description": description, "limits": limits, "quiet": quiet}
     if default is _REQUIRED:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, (list, dict)):
@@ -43,9 +45,9 @@ def setting(default: Any = _REQUIRED, description: str = "", **limits: Any) -> A
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(cls: type[T], description: str = "") -> Any:
-    """A field that holds another settings class, with that class's defaults."""
-    return dataclasses.field(default_factory=cls, metadata={"description": description, "limits": {}})
+def section(cls: type[T], description: str = "", *, quiet: bool = False) -> Any:
+    """A field that holds another settings class, with that class's defaults; ``quiet`` as in `setting`."""
+    return dataclasses.field(default_factory=cls, metadata={"description": description, "limits": {}, "quiet": quiet})
 
 
 _SCALARS = {int: "integer", float: "number", str: "string", bool: "boolean"}
@@ -265,8 +267,25 @@ def parse(cls: type[T], value: Any, where: str = "settings") -> T:
 
 
 def as_mapping(settings: Any) -> dict[str, Any]:
-    """Every setting, defaults included, as plain data (what ``params`` and digests use)."""
-    return dataclasses.asdict(settings)
+    """Every setting, defaults included but quiet ones, as plain data (what ``params`` and digests use)."""
+    return {
+        field.name: _as_plain(getattr(settings, field.name))
+        for field in dataclasses.fields(settings)
+        if not (field.metadata.get("quiet") and getattr(settings, field.name) == _default_of(field))
+    }
+
+
+def _default_of(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
+def _as_plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return as_mapping(value)
+    if isinstance(value, (list, tuple)):
+        return [_as_plain(entry) for entry in value]
+    return {key: _as_plain(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

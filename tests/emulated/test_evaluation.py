@@ -16,7 +16,7 @@ from tests.emulated.scene import in_fork
 from tests.unit import models_zoo as zoo
 
 sys.path.insert(0, str(Path(zoo.__file__).parent))  # as pytest does for the tests beside it
-DECODERS = [name for name in zoo.FAMILIES if not name.startswith("t5")]
+DECODERS = [name for name in zoo.FAMILIES if name not in zoo.PAIRED]
 
 
 def fresh() -> None:

@@ -10,6 +10,7 @@ import torch
 from isotone.config.constraint import Constraint
 from isotone.config.training import Distillation, Training
 from isotone.constraints import constrain, guard_precision, weight_maps
+from isotone.data.batch import Batch
 
 from tests.emulated.scene import in_fork
 from tests.unit import models_zoo as zoo
@@ -65,7 +66,9 @@ def step(model: Any, constraint: Constraint, training: Training, device: torch.d
             tally.reset()
         tree, losses = TreeSum(), []
         for leaf in range(LEAVES):
-            losses.append(engine.train(batch[leaf, :, :-1], batch[leaf, :, 1:], seed=1, step=number, micro_batch=leaf))
+            losses.append(
+                engine.train(Batch(batch[leaf, :, :-1], batch[leaf, :, 1:]), seed=1, step=number, micro_batch=leaf)
+            )
             tree.add(optimizer.flat)
             optimizer.flat.zero_()
         total = torch.stack(losses).double().cpu()

@@ -14,11 +14,13 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    MT5Config,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
+    UMT5Config,
 )
 
 VOCABULARY = 320
@@ -33,7 +35,8 @@ GATED_CENTRING = ["olmo", "stablelm", "cohere"]
 EXPERTS = ["qwen3_moe", "mixtral"]
 LATER = [*PLAIN_LATER, *GATED_LATER, "stablelm", "cohere", *EXPERTS]
 EARLIER = [*DECODERS, "t5", "t5_gated"]
-FAMILIES = [*EARLIER, *LATER]
+PAIRED = ["t5", "t5_gated", "mt5_gated", "umt5_gated"]  # encoders and decoders
+FAMILIES = [*DECODERS, *PAIRED, *LATER]
 ALL_CENTRING = [*CENTRING, *PLAIN_LATER, *GATED_CENTRING]
 NO_NORM_IN_FRONT = ["olmo2"]
 
@@ -166,10 +169,11 @@ def _build(family: str, vocabulary: int, context: int, more: dict) -> PreTrained
                 **more,
             )
         )
-    if family in ("t5", "t5_gated"):
+    if family in PAIRED:
+        kind = {"mt5_gated": MT5Config, "umt5_gated": UMT5Config}.get(family, T5Config)
         projection = activation or ("relu" if family == "t5" else "gated-gelu")
         return AutoModelForSeq2SeqLM.from_config(
-            T5Config(
+            kind(
                 vocab_size=vocabulary,
                 d_model=WIDTH,
                 d_kv=8,
@@ -179,6 +183,8 @@ def _build(family: str, vocabulary: int, context: int, more: dict) -> PreTrained
                 feed_forward_proj=projection,
                 dropout_rate=0.0,
                 decoder_start_token_id=0,
+                pad_token_id=0,
+                eos_token_id=1,
             )
         )
     config = AutoConfig.for_model(family, **_settings(family, vocabulary, context, activation) | more)

@@ -32,7 +32,7 @@ def searched(form, *, prefix=0, **settings):
 def test_vectors_of_tokens_give_the_losses_and_slopes_of_the_tokens(prefix):
     objective = az.objective(prefix=prefix)
     ids_BT = np.stack([document.ids for document in az.documents(3)])
-    kept_BT = objective.counts(np.zeros(ids_BT.shape, bool))
+    kept_BT = objective.kept(ids_BT, ids_BT)
     vectors_BSD = vectors_of(objective.scorer, ids_BT)
     nll_BT, grad_BSD = losses_and_slopes(objective.scorer, vectors_BSD, ids_BT, kept_BT)
     expected_BT, slope_BTD = objective.slopes(ids_BT, kept_BT.astype(float))
@@ -86,7 +86,7 @@ def test_vectors_in_front_stay_as_long_as_a_token_can_be_and_the_text_stands_sti
 @pytest.mark.parametrize("form", FORMS)
 def test_the_best_point_is_kept_and_no_text_depends_on_another(form):
     context, documents, ids_BT, clean_BT, best = searched(form)
-    kept = context.objective.counts(np.zeros(ids_BT.shape[1], bool))
+    kept = context.objective.kept(ids_BT[0], ids_BT[0])
     for row in range(len(documents)):
         again, _ = losses_and_slopes(context.objective.scorer, best.vectors[row][None], ids_BT[row][None], kept[None])
         assert best.damage[row] == pytest.approx(float((again[0] - clean_BT[row])[kept].mean()), abs=1e-6)

@@ -28,27 +28,27 @@ def make(
 def test_every_token_but_the_first_is_a_target_once(tmp_path: Path, dtype: str) -> None:
     blocks = Blocks(make(tmp_path, list(range(100, 125)), dtype), 4)
     assert len(blocks) == 6
-    inputs_BT, targets_BT = blocks.batch(np.arange(6))
+    inputs_BT, targets_BT = blocks.arrays(np.arange(6))
     assert inputs_BT.dtype == np.int64
     assert inputs_BT.ravel().tolist() == list(range(100, 124))
     assert targets_BT.ravel().tolist() == list(range(101, 125))
-    again, _ = blocks.batch(np.array([5, 0]))
+    again, _ = blocks.arrays(np.array([5, 0]))
     assert again.tolist() == [inputs_BT[5].tolist(), inputs_BT[0].tolist()]
 
 
 def test_a_distinct_bos_is_an_input_and_never_a_target(tmp_path: Path) -> None:
     tokens = [8, 1, 2, 9, 8, 3, 4, 9, 8]
-    _, targets = Blocks(make(tmp_path, tokens, bos=8, eos=9, document_start="bos"), 4).batch(np.arange(2))
+    _, targets = Blocks(make(tmp_path, tokens, bos=8, eos=9, document_start="bos"), 4).arrays(np.arange(2))
     assert targets.ravel().tolist() == [1, 2, 9, UNSCORED, 3, 4, 9, UNSCORED]
-    _, targets = Blocks(make(tmp_path, tokens, bos=8, eos=9, document_start="none"), 4).batch(np.arange(2))
+    _, targets = Blocks(make(tmp_path, tokens, bos=8, eos=9, document_start="none"), 4).arrays(np.arange(2))
     assert UNSCORED not in targets
-    _, targets = Blocks(make(tmp_path, tokens, bos=9, eos=9, document_start="bos"), 4).batch(np.arange(2))
+    _, targets = Blocks(make(tmp_path, tokens, bos=9, eos=9, document_start="bos"), 4).arrays(np.arange(2))
     assert UNSCORED not in targets
 
 
 def test_only_scored_tokens_are_targets(tmp_path: Path) -> None:
     split = make(tmp_path, [1, 2, 3, 4, 5], scored=[1, 0, 1, 0, 1])
-    _, targets = Blocks(split, 4).batch(np.array([0]))
+    _, targets = Blocks(split, 4).arrays(np.array([0]))
     assert targets.tolist() == [[UNSCORED, 3, UNSCORED, 5]]
 
 
@@ -64,10 +64,10 @@ def test_what_is_not_whole_or_too_short_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="too few for one block"):
         Blocks(split, 3)
     with pytest.raises(IndexError):
-        Blocks(split, 2).batch(np.array([1]))
+        Blocks(split, 2).arrays(np.array([1]))
     with pytest.raises(IndexError):
-        Blocks(split, 2).batch(np.array([-1]))
-    assert [len(part) for part in Blocks(split, 2).batch(np.array([], np.int64))] == [0, 0]
+        Blocks(split, 2).arrays(np.array([-1]))
+    assert [len(part) for part in Blocks(split, 2).arrays(np.array([], np.int64))] == [0, 0]
     (tmp_path / "tokens.bin").write_bytes(b"\0" * 4)
     with pytest.raises(InputOutputError, match="promises 3 tokens"):
         TokenSplit.open(tmp_path)

@@ -198,7 +198,7 @@ def test_chats_become_a_mask_beside_the_tokens(corpus, tmp_path):
     mask = np.fromfile(tmp_path / "out" / "scored.bin", np.uint8)
     assert len(mask) == len(split.tokens) and mask.sum() == info["scored_tokens"]
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
-    targets = Blocks(split, len(split.tokens) - 1).batch([0])[1][0]
+    targets = Blocks(split, len(split.tokens) - 1).arrays([0])[1][0]
     assert tokenizer.decode(targets[targets != UNSCORED]) == "Four.<|im_end|>\nYes.<|im_end|>\n"
 
 

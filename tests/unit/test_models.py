@@ -5,6 +5,7 @@ import json
 import models_zoo as zoo
 import pytest
 import torch
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.models import (
     FAMILIES,
@@ -143,9 +144,12 @@ def test_prefix_tokens():
         prefix_token(bare, "bos")
 
 
-def test_encoder_decoder_models_are_refused_where_decoders_are_needed():
-    with pytest.raises(ConfigurationError, match="decoder-only"):
-        hidden_states(zoo.tiny("t5"), zoo.random_ids(1, 4))
+def test_a_model_is_refused_sources_that_it_cannot_read_and_texts_without_any():
+    ids = zoo.random_ids(1, 4)
+    with pytest.raises(ConfigurationError, match=r"reads sources and targets: data\.task does not fit"):
+        hidden_states(zoo.tiny("t5"), ids)
+    with pytest.raises(ConfigurationError, match="llama has no encoder"):
+        hidden_states(zoo.tiny("llama"), Batch(ids, ids, ids))
 
 
 def test_damaged_weights_are_named(tmp_path):

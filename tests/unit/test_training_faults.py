@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from isotone.config.training import Distillation, Faults, Training
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError, Diverged
 from isotone.training.engine import FIRST_SCALE, GROW_AFTER, Engine, LossScale, choose_precision, is_out_of_memory
 from isotone.training.faults import ENOUGH, WINDOW, Guard, Ledger
@@ -116,15 +117,15 @@ def test_auto_precision_is_fp32_on_a_cpu() -> None:
     assert choose_precision("bf16", torch.device("cpu")) == "bf16"
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
+def batch() -> Batch:
     generator = torch.Generator().manual_seed(2)
     ids = torch.randint(0, VOCABULARY, (2, 17), generator=generator)
-    return ids[:, :-1], ids[:, 1:]
+    return Batch(ids[:, :-1], ids[:, 1:])
 
 
 def gradients(model: torch.nn.Module, engine: Engine) -> torch.Tensor:
     model.zero_grad()
-    engine.train(*batch(), seed=1, step=2, micro_batch=3)
+    engine.train(batch(), seed=1, step=2, micro_batch=3)
     return torch.cat(
         [value.grad.flatten() / engine.loss_scale for value in model.parameters() if value.grad is not None]
     )
@@ -167,7 +168,7 @@ def test_dropout_depends_on_the_position_and_not_on_the_past() -> None:
     torch.rand(100)
     assert torch.equal(gradients(model, engine), first)
     model.zero_grad()
-    engine.train(*batch(), seed=1, step=2, micro_batch=4)
+    engine.train(batch(), seed=1, step=2, micro_batch=4)
     other = torch.cat(
         [value.grad.flatten() / engine.loss_scale for value in model.parameters() if value.grad is not None]
     )
@@ -178,10 +179,10 @@ def test_a_teacher_pulls_and_must_share_the_vocabulary() -> None:
     model, teacher = tiny("gpt_neox"), tiny("gpt_neox")
     settings = Training(global_batch=2, micro_batch_size=2, length=16, distillation=Distillation(alpha=1.0))
     engine = Engine(model, settings, torch.device("cpu"), teacher)
-    assert float(engine.train(*batch(), seed=0, step=0, micro_batch=0)) == pytest.approx(
+    assert float(engine.train(batch(), seed=0, step=0, micro_batch=0)) == pytest.approx(
         0, abs=1e-3
     )  # it is its own teacher
-    assert float(engine.score(*batch())) > 100  # validation is the plain loss
+    assert float(engine.score(batch())) > 100  # validation is the plain loss
     other = tiny("gpt_neox")
     other.resize_token_embeddings(VOCABULARY + 8)
     with pytest.raises(ConfigurationError, match="the same tokenizer"):

@@ -137,7 +137,7 @@ def plain_loop(study: Study, run: Run, steps: int) -> tuple[list[float], torch.n
     warm, losses = round(training.warm_up * steps), []
     for step in range(steps):
         order = samples(run.job.seed, len(blocks), step * training.global_batch, training.global_batch)
-        inputs, targets = (torch.from_numpy(part) for part in blocks.batch(order))
+        inputs, targets = (torch.from_numpy(part) for part in blocks.arrays(order))
         loss = functional.cross_entropy(model(input_ids=inputs).logits.flatten(0, 1), targets.flatten())
         adamw.zero_grad()
         loss.backward()

@@ -105,11 +105,10 @@ class Trained:
     """One of the two runs: its parts, and what its steps said."""
 
     def __init__(self, engine: Any, optimizer: Any, gather: Any, size: int, blocks: Any) -> None:
-        import torch
 
         self.engine, self.optimizer = engine, optimizer
         self.seen = _steps(gather, optimizer, engine, size)
-        self.score = float(engine.score(*(torch.from_numpy(part) for part in blocks.batch([0, 1]))))
+        self.score = float(engine.score(blocks.batch([0, 1])))
 
 
 def _pair(world: Any, folder: Path, constraint: Any, training: Any, place: Path) -> tuple[Trained, Trained]:

@@ -42,6 +42,10 @@ CHOSEN: dict[str, Any] = {
     "data": {
         "source": "hub",
         "name": "some/text",
+        "task": "text",
+        "source_column": "",
+        "group_column": "",
+        "pairs": {"prefix": "", "max_source": 512, "max_target": 128, "too_long": "cut"},
         "alternatives": [{"source": "embedded"}],
         "splits": {"train": 0.5, "validation": 0.06, "test": 0.07, "attack_search": 0.08, "attack_test": ["heldout"]},
     },
@@ -51,6 +55,8 @@ CHOSEN: dict[str, Any] = {
         "reduction": "fast",
         "compression": "bf16",
         "length": 128,
+        "warm_up": 0.3,
+        "hold": 0.4,
         "milestones": [0.25],
     },
     "arms": {
@@ -71,6 +77,21 @@ CHOSEN: dict[str, Any] = {
     "controls": {"kinds": ["noised", "early"], "attacks": ["random"]},
     "report": {"baseline": "other", "thresholds": [0.3]},
     "operation": {"criteria": [{"measure": "memory", "limit": 3}]},
+}
+# On top of it: the settings of pairs, which a study of texts has to leave alone.
+PAIRED: dict[str, Any] = {
+    "model": {"architecture": {"family": "t5", "activation": "relu"}},
+    "data": {
+        "task": "pairs",
+        "source_column": "article",
+        "group_column": "paper",
+        "messages": "",
+        "score": "all",
+        "pairs": {"prefix": "shorten: ", "max_source": 100, "max_target": 40, "too_long": "leave_out"},
+    },
+    "arms": {"changed": {"constraint": {"scope": "mlp_both", "cone": "elementwise"}}},
+    "perplexity": {"protocols": ["document"]},
+    "attacks": {"run": ["hotflip", "query", "random"], "shared": {"threat_model": "tokens"}},
 }
 NAMES_JOBS = {  # what says which jobs there are; the next test but one looks for them
     "arms.*.seeds",
@@ -161,7 +182,7 @@ def program_of(words: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], list[list[list[str]]]]:
-    """Two studies with every key off its default (a model made here, a model of the hub), and their commands."""
+    """Studies with every key off its default (a model made here, one of the hub, one of pairs), and their commands."""
     scratch = changed_study()
     other_form = {"one_shot": True, "iterative": False}
     hub = merge(
@@ -173,7 +194,8 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, An
         },
     )
     folder = tmp_path_factory.mktemp("arrival")
-    return [scratch, hub], [commands(scratch, folder), commands(hub, folder)]
+    studies = [scratch, hub, merge(scratch, PAIRED)]
+    return studies, [commands(study, folder) for study in studies]
 
 
 def carried(given: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +209,7 @@ def carried(given: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def value_at(study: dict[str, Any], path: str) -> Any:
     for key in path.split("."):
-        study = study["changed" if key == "*" else key]
+        study = study.get("changed" if key == "*" else key, {})
     return study
 
 
@@ -211,7 +233,7 @@ def test_every_key_arrives_in_some_job(planned: tuple[list[dict[str, Any]], list
         key, values = path, [value_at(study, path) for study in filled]
         if path.endswith(".training"):  # laid on top of the study's own
             key, default, values = "training.epochs", None, [value["epochs"] for value in values]
-        values = [value for value in values if value != default]
+        values = [value for value in values if value not in (default, {})]
         if path == "controls.seed":  # each run's control has its own draw
             values = [value + CHOSEN["seeds"][0] for value in values]
         assert values, f"{path} is at its default in this test"
@@ -229,7 +251,7 @@ def test_what_names_jobs_names_them(planned: tuple[Any, list[list[list[str]]]]) 
     attacks |= {program_of(words) for words in planned[1][0]} & {"strongest"}
     assert attacks == set(CHOSEN["attacks"]["run"]), "attacks.run"
     assert any("runs/other/seed-7/model" in words and "changed~noised" in words for words in told), "report.baseline"
-    controls = [["--documents" in words for words in plan if "--arm" in words] for plan in planned[1]]
+    controls = [["--documents" in words for words in plan if "--arm" in words] for plan in planned[1][:2]]
     assert controls[0] and controls[1] and not any(controls[0]) and all(controls[1]), "controls.match"
     assert any("changed~noised" in words and "--attack random" in words for words in told), "controls.attacks"
     assert not any("runs/changed/seed-8" in words for words in told), "arms.*.seeds: once"

@@ -23,11 +23,12 @@ SCHEMA = "attack_documents/1"
 
 @dataclass(frozen=True)
 class Document:
-    """A text under attack.
+    """A text under attack, or a pair.
 
     Attributes:
-        ids: text tokens ``[T]``, no special token in front.
-        eligible: positions that may change: not the first, not the last, no special token.
+        ids: text tokens ``[T]``, no special token in front; of a pair ``source EOS target EOS``.
+        eligible: positions that may change: not the first, not the last, no special token; of a pair those of the
+            source behind its prefix.
     """
 
     name: str
@@ -80,6 +81,37 @@ def select(
     return chosen, excluded
 
 
+def select_pairs(
+    pairs: Iterable[tuple[str, np.ndarray, np.ndarray, int]], count: int, special: Iterable[int], part: str
+) -> tuple[list[Document], dict[str, int]]:
+    """As `select`, for pairs: ``(name, source_ids, target_ids, tokens of the prefix)``, whole, since a cut pair is another.
+
+    Raises:
+        ConfigurationError: if there are too few.
+    """
+    from isotone.evaluation.pairs import joined
+
+    closed = sorted(special)
+    chosen: list[Document] = []
+    passed = {"closed": 0}
+    for name, source, target, prefix in pairs:
+        if len(chosen) == count:
+            break
+        inner = np.arange(prefix, len(source) - 1)
+        eligible = inner[~np.isin(source[prefix:-1], closed)]
+        if len(eligible):
+            chosen.append(Document(name, joined(source, target), eligible))
+        else:
+            passed["closed"] += 1
+    if len(chosen) < count:
+        key = "attacks.shared.documents" if part == "test" else "attacks.shared.search_documents"
+        raise ConfigurationError(
+            f"{key} is {count}, but the attack {part} split has {len(chosen)} usable pairs (passed over: {passed}). "
+            "Lower the setting or give the split a larger share (data.splits)."
+        )
+    return chosen, passed
+
+
 def unigram_counts(documents: Sequence[Document], rows: int) -> np.ndarray:
     """How often each of ``rows`` ids occurs in ``documents``."""
     return np.bincount(np.concatenate([document.ids for document in documents]), minlength=rows)
@@ -115,12 +147,24 @@ def write_manifest(
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `write_manifest` wrote."""
+    """What `write_manifest` wrote.
+
+    Attributes:
+        eos: of pairs, the token that ends a source; None for texts.
+        start: of pairs, the token with which a decoder starts.
+    """
 
     test: list[Document]
     search: list[Document]
     vocabulary: Vocabulary
     digest: str
+    eos: int | None = None
+    start: int = 0
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the documents are pairs."""
+        return self.eos is not None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -143,4 +187,6 @@ def read_manifest(folder: Path) -> Manifest:
     vocabulary = Vocabulary(
         np.array(tokens["allowed"], np.int64), tokens["pieces"], np.array(tokens["counts"], np.int64)
     )
-    return Manifest(parts["test"], parts["search"], vocabulary, digest_of(info["digests"]))
+    return Manifest(
+        parts["test"], parts["search"], vocabulary, digest_of(info["digests"]), info.get("eos"), info.get("start", 0)
+    )

@@ -129,4 +129,5 @@ SPEC = AttackSpec(
     flips=lambda settings: settings.flips,
     cost=_cost,
     sentence=_sentence,
+    on_pairs=True,
 )

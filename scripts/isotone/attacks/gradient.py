@@ -105,7 +105,7 @@ class GradientProposals:
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         """`tables`, and the losses of the states under ``objective``, which the same passes give: ``[B, T]``."""
         ids_BT = np.stack([position.state.ids for position in asking])
-        kept_BT = self.objective.counts(ids_BT != np.stack([position.document.ids for position in asking]))
+        kept_BT = self.objective.kept(ids_BT, np.stack([position.document.ids for position in asking]))
         nll_BT, grad_BTD = self.objective.slopes(ids_BT, kept_BT.astype(np.float64))
         check_numbers(nll_BT, [position.document.name for position in asking])
         result = []

@@ -136,7 +136,7 @@ def one_shot(
     State k of a trace holds the first k flips; its losses are not known yet (`measure` scores them).
     """
     ids_BT = np.stack([document.ids for document in documents])
-    weights_BT = objective.counts(np.zeros(ids_BT.shape, bool)).astype(np.float64)
+    weights_BT = objective.kept(ids_BT, ids_BT).astype(np.float64)
     clean_BT, grad_BTD = objective.slopes(ids_BT, weights_BT)
     check_numbers(clean_BT, [document.name for document in documents])
     spent = Ledger(objective.tokens(ids_BT.shape[1]), objective.tokens(ids_BT.shape[1]))
@@ -155,7 +155,8 @@ def one_shot(
         states = []
         for count in range(flips + 1):
             part = chosen[:count]
-            predicted = [float(flip.gain or 0.0) / max(len(clean) - len(part), 1) for flip in part]
+            kept = int(objective.kept(flipped(document.ids, part), document.ids).sum())
+            predicted = [float(flip.gain or 0.0) / max(kept, 1) for flip in part]
             order = [flip.position for flip in part]
             states.append(State(flipped(document.ids, part), order, clean, 0.0, predicted))
         traces.append(Trace(document, clean, states, [spent] * (flips + 1), spent))
@@ -223,4 +224,5 @@ SPEC = AttackSpec(
     ),
     beats=(("greedy", "hotflip", "one_shot"), ("greedy", "query", "greedy")),
     guided=True,
+    on_pairs=True,
 )

@@ -9,12 +9,12 @@ from pathlib import Path
 from isotone import models
 from isotone.attacks.context import Context
 from isotone.attacks.documents import Manifest, read_manifest
-from isotone.attacks.objective import TextObjective
+from isotone.attacks.objective import PairObjective, TextObjective
 from isotone.attacks.run import run, summary
 from isotone.attacks.settings import AttackJob
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.evaluation.journal import Journal
-from isotone.evaluation.scoring import Scorer
+from isotone.evaluation.pairs import PairScorer, open_scorer
 from isotone.records import file_digest, folder_digest, read_json, write_marker, write_rows
 from isotone.schema import as_mapping
 
@@ -46,18 +46,27 @@ def open_target(folder: Path, job: AttackJob, manifest: Manifest, calibration: P
 
     device = devices.choose()
     model, tokenizer = models.load_model(folder, device=device), models.load_tokenizer(folder)
-    scorer = Scorer(model, models.prefix_token(tokenizer, job.document_start))
+    scorer = open_scorer(model, tokenizer, job.document_start)
     rows = scorer.embedding.weight.shape[0]
     if rows != len(manifest.vocabulary.pieces):
         raise ConfigurationError(
             f"{folder} has {rows} embedding rows, but the attack documents were made for {len(manifest.vocabulary.pieces)}. "
             "Attack documents belong to one base model; make them again."
         )
+    paired = isinstance(scorer, PairScorer)
+    if paired != manifest.pairs:
+        raise ConfigurationError(
+            f"{folder} {'has' if paired else 'has no'} encoder, but the attack documents are {'pairs' if manifest.pairs else 'texts'}. "
+            "Attack documents belong to one base model; make them again."
+        )
     longest = max(len(document.ids) for document in manifest.test + manifest.search)
     scorer.check_length(longest, "attacks.shared.window")
     text = tokenizer if job.shared.threat_model == "text" else None
     temperature = read_temperature(calibration) if calibration else None
-    return Context(TextObjective(scorer, temperature), manifest.vocabulary, job, text, codec=tokenizer)
+    objective = (
+        PairObjective(scorer, temperature) if isinstance(scorer, PairScorer) else TextObjective(scorer, temperature)
+    )
+    return Context(objective, manifest.vocabulary, job, text, codec=tokenizer)
 
 
 def attack(

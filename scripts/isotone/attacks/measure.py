@@ -63,11 +63,21 @@ def predictions(
     """
     heat = objective.temperature
     found = objective.scorer.compare(torch.from_numpy(before_T), torch.from_numpy(after_T), heat or 1.0)
-    return judged(objective, found, kept_T, first)
+    return judged(objective, found, kept_T, first, objective.kept(before_T, before_T))
 
 
-def judged(objective: TextObjective, found: Comparison, kept_T: np.ndarray, first: int = 0) -> Json:
-    """`predictions` from a comparison that was made, at the model's own temperature if there is one."""
+def judged(
+    objective: TextObjective,
+    found: Comparison,
+    kept_T: np.ndarray,
+    first: int = 0,
+    scored_T: np.ndarray | None = None,
+) -> Json:
+    """`predictions` from a comparison that was made, at the model's own temperature if there is one.
+
+    Args:
+        scored_T: tokens that have a loss, changed ones among them; None: those that count.
+    """
     heat = objective.temperature
     result: Json = {
         "top1_agreement": float(found.same.double().numpy()[kept_T].mean()),
@@ -78,7 +88,7 @@ def judged(objective: TextObjective, found: Comparison, kept_T: np.ndarray, firs
     if heat is not None:
         nll_T = found.nll_before.double().numpy()
         rise_T = found.nll_after.double().numpy() - nll_T
-        scored_T = objective.counts(np.zeros(len(kept_T), bool))
+        scored_T = kept_T if scored_T is None else scored_T
         changed_T = np.concatenate([np.ones(first, bool), scored_T & ~kept_T])
         behind = distance_profile(
             np.concatenate([np.zeros(first), rise_T]), changed_T, np.concatenate([np.zeros(first, bool), scored_T])
@@ -163,7 +173,7 @@ def _row(
     objective: TextObjective, trace: Trace, nll_KT: np.ndarray, attack: str, variant: str, pieces: Sequence[str]
 ) -> dict[str, Any]:
     document, final = trace.document, trace.best[-1]
-    clean_T, scored_T = nll_KT[0], objective.counts(np.zeros(len(document.ids), bool))
+    clean_T, scored_T = nll_KT[0], objective.kept(document.ids, document.ids)
     curve: list[Json] = []
     for state, nll_T, spent in zip(trace.best, nll_KT, trace.spent, strict=True):
         changed_T = state.ids != document.ids

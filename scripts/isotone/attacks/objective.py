@@ -19,6 +19,7 @@ from isotone.errors import ConfigurationError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from isotone.evaluation.pairs import PairScorer
     from isotone.evaluation.scoring import Scorer
 
 
@@ -99,17 +100,33 @@ class TextObjective:
         nll_BT, grad_BTD = self.scorer.gradients(torch.from_numpy(ids_BT), torch.from_numpy(weights_BT).float())
         return nll_BT.double().numpy(), grad_BTD
 
-    def counts(self, changed_BT: np.ndarray) -> np.ndarray:
-        """True where a token is scored and unchanged."""
-        kept_BT = ~changed_BT
+    def kept(self, ids_BT: np.ndarray, clean_BT: np.ndarray) -> np.ndarray:
+        """True where a token of a text is scored and as it was."""
+        kept_BT = np.equal(ids_BT, clean_BT)
         if self.scored.start:
-            kept_BT = kept_BT.copy()
             kept_BT[..., 0] = False
         return kept_BT
 
     def tokens(self, length: int) -> int:
         """Input tokens of one forward pass over a text."""
         return length - 1 + (self.scorer.prefix is not None)
+
+
+@dataclass
+class PairObjective(TextObjective):
+    """NLL of a target's tokens, EOS included, given its source, which may be changed; rows are ``source EOS target EOS``."""
+
+    scorer: PairScorer
+
+    def kept(self, ids_BT: np.ndarray, clean_BT: np.ndarray) -> np.ndarray:
+        """True at every token of the target."""
+        ends_BT = np.equal(clean_BT, self.scorer.eos)
+        behind_BT = np.cumsum(ends_BT, -1) - ends_BT > 0
+        return behind_BT & np.equal(ids_BT, clean_BT)
+
+    def tokens(self, length: int) -> int:
+        """Input tokens of encoder and decoder."""
+        return length
 
 
 def damage(nll_BT: np.ndarray, clean_BT: np.ndarray, kept_BT: np.ndarray) -> np.ndarray:

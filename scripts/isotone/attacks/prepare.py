@@ -24,6 +24,20 @@ def texts_of(split: TokenSplit) -> Iterator[tuple[str, np.ndarray]]:
         yield str(split.documents["document"].iloc[index]), split.text_ids(index)
 
 
+def pairs_of(split: TokenSplit) -> Iterator[tuple[str, np.ndarray, np.ndarray, int]]:
+    """Names, sources, targets and tokens of the prefix of a split's pairs, in the order in which they are drawn."""
+    table = split.documents
+    for index in split.drawn():
+        yield str(table["document"].iloc[index]), *split.pair(index), int(table["source_prefix"].iloc[index])
+
+
+def special_ids(tokenizer: Any) -> list[int]:
+    """Ids that no attack on a source may change or write: special tokens, and T5's sentinels."""
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named = {index for token, index in tokenizer.get_vocab().items() if token.startswith("<extra_id_")}
+    return sorted({*tokenizer.all_special_ids, *added, *named})
+
+
 def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_folder: Path, out: Path) -> None:
     """Write the folder that every attack reads.
 
@@ -33,15 +47,22 @@ def make(job: DocumentsJob, tokenizer_folder: Path, test_folder: Path, search_fo
     tokenizer = models.load_tokenizer(tokenizer_folder)
     rows = embedding_rows(tokenizer_folder, 1 + max(tokenizer.get_vocab().values()))
     test_split, search_split = TokenSplit.open(test_folder), TokenSplit.open(search_folder)
-    test, passed_test = shared.select(texts_of(test_split), job.shared.documents, job.shared, tokenizer, "test")
-    search, passed_search = shared.select(
-        texts_of(search_split), job.shared.search_documents, job.shared, tokenizer, "search"
+    special = special_ids(tokenizer) if test_split.task == "pairs" else list(tokenizer.all_special_ids)
+    (test, passed_test), (search, passed_search) = (
+        shared.select_pairs(pairs_of(split), count, special, part)
+        if split.task == "pairs"
+        else shared.select(texts_of(split), count, job.shared, tokenizer, part)
+        for split, count, part in (
+            (test_split, job.shared.documents, "test"),
+            (search_split, job.shared.search_documents, "search"),
+        )
     )
     pieces = pieces_of(tokenizer, rows)
-    allowed = allowed_tokens(pieces, tokenizer.all_special_ids, job.shared.vocabulary)
+    allowed = allowed_tokens(pieces, special, job.shared.vocabulary)
     vocabulary = Vocabulary(allowed, pieces, shared.unigram_counts(search, rows))
     about: dict[str, Any] = {
         "stage": "attack_documents",
+        **({"eos": test_split.info["eos"], "start": test_split.info["start"]} if test_split.task == "pairs" else {}),
         "settings": as_mapping(job),
         "inputs": {"test": test_split.fingerprint, "search": search_split.fingerprint},
         "result": {

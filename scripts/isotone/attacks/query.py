@@ -88,5 +88,6 @@ SPEC = AttackSpec(
         f"gradient-free greedy search with {settings.flips} flips at HotFlip's number of forward passes"
     ),
     reads=("hotflip",),
+    on_pairs=True,
     beats=(("greedy", "random", "best_of_n"),),
 )

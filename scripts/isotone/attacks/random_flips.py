@@ -112,7 +112,7 @@ def best_of(
         ids_NT = np.stack([flipped(document.ids, option) for option in options])
         nll_NT = objective.scores(ids_NT)
         check_numbers(nll_NT, [document.name] * draws)
-        damage_N = damage(nll_NT, trace.clean, objective.counts(ids_NT != document.ids))
+        damage_N = damage(nll_NT, trace.clean, objective.kept(ids_NT, document.ids))
         winner = int(np.argmax(damage_N))
         cost = draws * objective.tokens(len(document.ids))
         trace.ledger = trace.ledger.plus(Ledger(forward_tokens=cost, candidates=draws))
@@ -153,4 +153,5 @@ SPEC = AttackSpec(
     cost=_cost,
     sentence=lambda settings: f"random flips ({settings.flips}) and the best of many draws at HotFlip's budget",
     reads=("hotflip",),
+    on_pairs=True,
 )

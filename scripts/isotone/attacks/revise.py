@@ -139,7 +139,7 @@ class Revision:
         check_numbers(nll_BT, [trace.document.name for trace in traces])
         length, tasks = objective.tokens(ids_BT.shape[1]), []
         for trace, flips, ids, nll in zip(traces, starts, ids_BT, nll_BT, strict=True):
-            harm = float(damage(nll, trace.clean, objective.counts(ids != trace.document.ids)))
+            harm = float(damage(nll, trace.clean, objective.kept(ids, trace.document.ids)))
             state = State(ids, [flip.position for flip in flips], nll, harm)
             trace.ledger = trace.ledger.plus(Ledger(forward_tokens=length, candidates=1))
             if harm > trace.best[-1].damage:
@@ -185,7 +185,7 @@ class Revision:
         tables, losses = self.gradients.tables_and_losses(asking, ledgers, deep * self.count + most)
         for position, nll_T in zip(asking, losses, strict=True):
             state = position.state
-            kept_T = objective.counts(state.ids != position.document.ids)
+            kept_T = objective.kept(state.ids, position.document.ids)
             state.nll, state.damage = nll_T, float(damage(nll_T, position.clean, kept_T))
         proposals = [self.propose(*parts) for parts in zip(tasks, asking, tables, strict=True)]
         traces = [task.trace for task in tasks]
@@ -195,7 +195,7 @@ class Revision:
             trace, hole = task.trace, position.state
             trace.ledger = trace.ledger.plus(ledgers[trace.document.name])
             fresh = [flip for flip in proposals[index] if not flip.remembered]
-            kept = int(objective.counts(hole.ids != trace.document.ids).sum())
+            kept = int(objective.kept(hole.ids, trace.document.ids).sum())
             for flip, (predicted, exact) in zip(fresh, trace.tried[before[index] :], strict=True):
                 task.errors.setdefault(flip.position, []).append((exact - predicted) * kept)
             accepted = self._accept(task, hole, children[index])

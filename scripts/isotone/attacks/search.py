@@ -179,7 +179,7 @@ def score(
     nll_BT = objective.flips(known_BT, np.stack([position.state.nll for _, position in asking]), rows, places, tokens)
     check_numbers(nll_BT, [position.document.name for _, _, position, _ in flat])
     clean_BT = np.stack([position.clean for _, _, position, _ in flat])
-    kept_BT = objective.counts(ids_BT != np.stack([position.document.ids for _, _, position, _ in flat]))
+    kept_BT = objective.kept(ids_BT, np.stack([position.document.ids for _, _, position, _ in flat]))
     damage_B = damage(nll_BT, clean_BT, kept_BT)
     before_B = [position.state.damage for _, _, position, _ in flat]
     for row, (_, index, position, flip) in enumerate(flat):
@@ -188,7 +188,7 @@ def score(
         ledger.candidates += 1
         # Both in J: the predicted sum is spread over the tokens that count once the flip is made.
         kept = int(kept_BT[row].sum())
-        total = before_B[row] * int(objective.counts(state.ids != position.document.ids).sum())
+        total = before_B[row] * int(objective.kept(state.ids, position.document.ids).sum())
         predicted = None if flip.gain is None else (total + flip.gain) / max(kept, 1) - before_B[row]
         exact = float(damage_B[row] - before_B[row])
         traces[index].seen[flip.position, flip.token] = exact

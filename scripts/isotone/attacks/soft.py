@@ -96,7 +96,7 @@ def climb(
     from isotone.evaluation.vectors import losses_and_slopes
 
     scorer, found = context.objective.scorer, Climb()
-    kept_BT = context.objective.counts(np.zeros(ids_BT.shape, bool))
+    kept_BT = context.objective.kept(ids_BT, ids_BT)
     vectors_BSD = project(begin_BSD)
     for turn in range(context.job.soft.iterations + 1):
         nll, grad_BSD = losses_and_slopes(scorer, vectors_BSD, ids_BT, kept_BT)
@@ -177,7 +177,7 @@ def rows(context: Context, documents: Sequence[Document]) -> dict[str, list[Json
     ids_BT = np.stack([document.ids for document in documents])
     clean_BT = objective.scores(ids_BT)
     check_numbers(clean_BT, [document.name for document in documents])
-    kept_T = objective.counts(np.zeros(ids_BT.shape[1], bool))
+    kept_T = objective.kept(ids_BT[0], ids_BT[0])
     length, passes = objective.tokens(ids_BT.shape[1]), settings.iterations + 1
     made: dict[str, list[Json]] = {}
     for form, search in FORMS.items():

@@ -90,6 +90,7 @@ class AttackSpec:
         beats: `(own form, attack, form)`: what it must damage at least as much as.
         guided: whether a gradient proposes its flips, so that predicted gains can be compared with exact ones.
         rows: instead of `search`, for an attack that measures its texts itself: rows by variant.
+        on_pairs: whether it can attack the source of a pair, too; a universal form cannot.
         curve: whether its rows hold J after each flip, where it attacks each text by itself.
         front: input positions that it needs in front of a text, a trigger aside.
     """
@@ -110,6 +111,7 @@ class AttackSpec:
     reads: tuple[str, ...] = ()
     beats: tuple[tuple[str, str, str], ...] = ()
     guided: bool = False
+    on_pairs: bool = False
     curve: bool = True
     front: Callable[[Any], int] = _nothing
 

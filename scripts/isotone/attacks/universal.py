@@ -78,7 +78,7 @@ def trigger_rows(
         total = float(full_T[first:].mean()) - clean
         own = float(own_T.mean()) if len(own_T) else 0.0
         behind = np.concatenate([prefix, document.ids])
-        kept_T = objective.counts(np.zeros(len(document.ids), bool))
+        kept_T = objective.kept(document.ids, document.ids)
         rows.append(
             {
                 "attack": attack,

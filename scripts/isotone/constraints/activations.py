@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from isotone.config.constraint import Constraint
 from isotone.constraints.capture import capture
 from isotone.constraints.scopes import require_one_net, selected_sublayers
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError
 from isotone.models.activations import NON_DECREASING, PREFIX, SHAPES, MonotoneActivation, base_name, register
 from isotone.models.families import family_of
@@ -50,7 +51,7 @@ def isotonic_floor(name: str, z: Tensor) -> float:
     return high
 
 
-def replace_activations(model: PreTrainedModel, settings: Constraint, ids_BT: Tensor | None) -> None:
+def replace_activations(model: PreTrainedModel, settings: Constraint, ids_BT: Tensor | Batch | None) -> None:
     """Replace the activation in place, as ``settings.activation`` says; the configuration names the new one.
 
     ``relu`` loads in plain transformers. ``clamp`` and ``isotonic`` are ``isotone_<name>``: they load after

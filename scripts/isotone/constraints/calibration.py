@@ -19,6 +19,7 @@ from isotone.constraints.coordinates import coordinates_of, into_centred
 from isotone.constraints.maps import weight_maps
 from isotone.constraints.nnls import problem, solve
 from isotone.constraints.scopes import constrained
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError
 from isotone.models.families import FAMILIES, family_of
 from isotone.models.parts import Projection, Sublayer
@@ -146,7 +147,7 @@ class _Net:
 
 @torch.no_grad()
 def calibrate(
-    student: PreTrainedModel, teacher: PreTrainedModel, settings: Constraint, ids_BT: Tensor
+    student: PreTrainedModel, teacher: PreTrainedModel, settings: Constraint, ids_BT: Tensor | Batch
 ) -> PreTrainedModel:
     """``nnls`` and ``nnls_block``: fit the constrained weights of ``student``, in place, to ``teacher``.
 

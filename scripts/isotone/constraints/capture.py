@@ -9,11 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from isotone.data.batch import Batch
+from isotone.models.forward import hidden_states
+from isotone.tasks import rows_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROWS = 8  # sequences per forward pass
 
@@ -30,30 +37,31 @@ class Seen:
     outputs_NO: Tensor
 
 
-def calibration_blocks(split_folder: Path, tokens: int, length: int) -> tuple[Tensor, Tensor]:
-    """Evenly spaced blocks of a tokenised split, at least ``tokens`` tokens where it has so many.
+def calibration_blocks(split_folder: Path, tokens: int, length: int) -> tuple[Tensor | Batch, Tensor]:
+    """Evenly spaced rows of a tokenised split, at least ``tokens`` tokens where it has so many.
 
     The choice depends on nothing but the split and the two numbers.
 
     Returns:
-        ``(inputs_BT, targets_BT)``; targets are -100 where nothing is scored.
+        ``(inputs_BT, targets_BT)``; of pairs the whole batch as inputs. Targets are -100 where nothing is scored.
     """
-    from isotone.data.blocks import Blocks, TokenSplit
-
-    blocks = Blocks(TokenSplit.open(Path(split_folder)), length)
+    blocks = rows_of(Path(split_folder), length)
     count = min(len(blocks), -(-tokens // length))
-    inputs_BT, targets_BT = blocks.batch(np.linspace(0, len(blocks) - 1, count).round().astype(np.int64))
-    return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
+    batch = blocks.batch(np.linspace(0, len(blocks) - 1, count).round().astype(np.int64))
+    return (batch.inputs_BT if batch.source_BS is None else batch), batch.targets_BT
 
 
-def calibration_ids(split_folder: Path, tokens: int, length: int) -> Tensor:
-    """The inputs of `calibration_blocks`: token ids [B, T]."""
+def calibration_ids(split_folder: Path, tokens: int, length: int) -> Tensor | Batch:
+    """The inputs of `calibration_blocks`: token ids [B, T], or a batch of pairs."""
     return calibration_blocks(split_folder, tokens, length)[0]
 
 
-def run_text(model: nn.Module, ids_BT: Tensor) -> None:
-    """One forward pass up to the vocabulary projection; encoder-decoder models read the text on both sides."""
+def run_text(model: nn.Module, ids_BT: Tensor | Batch) -> None:
+    """One forward pass up to the vocabulary projection; encoder-decoder models read a plain text on both sides."""
     config: Any = model.config
+    if isinstance(ids_BT, Batch):
+        hidden_states(cast("PreTrainedModel", model), ids_BT)
+        return
     body: Any = model.base_model
     if config.is_encoder_decoder:
         body(input_ids=ids_BT, decoder_input_ids=ids_BT, use_cache=False)
@@ -83,7 +91,7 @@ def _watching(
 
 
 @torch.no_grad()
-def capture(model: nn.Module, ids_BT: Tensor, names: Sequence[str], *, outputs: bool = True) -> dict[str, Seen]:
+def capture(model: nn.Module, ids_BT: Tensor | Batch, names: Sequence[str], *, outputs: bool = True) -> dict[str, Seen]:
     """Inputs and outputs of the named modules on every token of ``ids_BT``, in the order of the tokens.
 
     Each forward pass ends as soon as the last of the modules has run. Without ``outputs`` only inputs are kept.

@@ -24,6 +24,7 @@ from isotone.constraints.coordinates import coordinates_of
 from isotone.constraints.maps import weight_maps
 from isotone.constraints.paths import Path, lowest_pre_activations, ordered_pairs, path_of
 from isotone.constraints.scopes import constrained
+from isotone.data.batch import Batch
 from isotone.models.activations import SHAPES, base_name
 from isotone.models.families import family_of
 from isotone.models.parts import Projection, Sublayer
@@ -256,7 +257,7 @@ def _all_pairs(tests: list[dict[str, Any]]) -> dict[str, Any]:
 def certify(
     model: PreTrainedModel,
     settings: Constraint,
-    ids_BT: Tensor,
+    ids_BT: Tensor | Batch,
     *,
     before: Mapping[str, Tensor] | None = None,
     stage: str = "start",
@@ -280,7 +281,7 @@ def certify(
     layers = []
     for sublayer in sublayers:
         x_ND = seen[sublayer.entrances[0].name].inputs_NI
-        layers.append(_layer(model, sublayer, settings, by_layer[sublayer.layer], x_ND.unflatten(0, ids_BT.shape)))
+        layers.append(_layer(model, sublayer, settings, by_layer[sublayer.layer], x_ND.unflatten(0, (len(ids_BT), -1))))
     touched = [layer for layer in layers if layer["constrained"]]
     moved = moved_share(model, settings, before) if before is not None else None
     return {

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from isotone.constraints.capture import capture
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of
 from isotone.models.parts import Projection, Sublayer
@@ -140,7 +141,7 @@ def split_in_autocast(projections: Sequence[Projection]) -> None:
 
 
 @torch.no_grad()
-def lift(model: nn.Module, projections: Sequence[Projection], ids_BT: Tensor | None) -> None:
+def lift(model: nn.Module, projections: Sequence[Projection], ids_BT: Tensor | Batch | None) -> None:
     """Lift projections whose norms' gains are folded already; ``ids_BT`` gives mean inputs."""
     require_centring(model, "constraint.init lift")
     writers = [projection for projection in projections if projection.role in ("ffn_out", "attention_out")]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isotone.constraints.capture import capture
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of
 
@@ -68,7 +69,7 @@ def fold_gains(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def least_direction(model: PreTrainedModel, ids_BT: Tensor) -> Tensor:
+def least_direction(model: PreTrainedModel, ids_BT: Tensor | Batch) -> Tensor:
     """The unit direction [D] that carries the least of the normalised residual stream, over all norms.
 
     Gains must be folded: then what a norm writes is the residual stream itself, at length sqrt(D).
@@ -163,7 +164,7 @@ def _olmo(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def rotate_and_centre(model: PreTrainedModel, ids_BT: Tensor | None) -> PreTrainedModel:
+def rotate_and_centre(model: PreTrainedModel, ids_BT: Tensor | Batch | None) -> PreTrainedModel:
     """A plain Olmo model that computes nearly what a Llama-like model did.
 
     Args:

@@ -13,6 +13,7 @@ from isotone.constraints.coordinates import coordinates_of
 from isotone.constraints.lift import FLOOR, fold_gain, lift, require_centring, split_in_autocast
 from isotone.constraints.maps import weight_maps
 from isotone.constraints.scopes import constrained, require_one_net, selected_sublayers
+from isotone.data.batch import Batch
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of
 from isotone.models.parts import Projection
@@ -28,7 +29,7 @@ def floor_of(settings: Constraint) -> float:
     return FLOOR if settings.map in MULTIPLICATIVE else 0.0
 
 
-def _check(model: nn.Module, settings: Constraint, ids_BT: Tensor | None) -> None:
+def _check(model: nn.Module, settings: Constraint, ids_BT: Tensor | Batch | None) -> None:
     if settings.cone == "strict":
         require_centring(model, "constraint.cone strict")
     needs = settings.init in ("nnls", "nnls_block") or settings.activation == "isotonic"
@@ -70,7 +71,9 @@ def settle(model: nn.Module, settings: Constraint) -> None:
         parameter.copy_(mapping.forward(mapping.inverse(parameter)))
 
 
-def constrain(model: PreTrainedModel, settings: Constraint, calibration: Tensor | None = None) -> PreTrainedModel:
+def constrain(
+    model: PreTrainedModel, settings: Constraint, calibration: Tensor | Batch | None = None
+) -> PreTrainedModel:
     """Make the start of an arm from a pretrained model.
 
     Weights change in place; ``norm: rotate_center`` returns a model of another class.

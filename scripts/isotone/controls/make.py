@@ -18,6 +18,7 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
+from isotone.data.batch import UNSCORED, Batch
 from isotone.errors import ConfigurationError
 from isotone.models import family_of, head_of, hidden_states
 from isotone.models.parts import scale_gain
@@ -25,7 +26,6 @@ from isotone.models.parts import scale_gain
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-UNSCORED = -100
 KINDS = ["tempered", "noised", "early"]
 ROWS = 8  # sequences per forward pass
 SHARPEST, FLATTEST = 1.0, 64.0  # temperatures that are tried
@@ -67,7 +67,7 @@ class Control:
 
 
 @torch.no_grad()
-def hidden_batches(model: PreTrainedModel, inputs_BT: Tensor) -> list[Tensor]:
+def hidden_batches(model: PreTrainedModel, inputs_BT: Tensor | Batch) -> list[Tensor]:
     """Hidden states in front of the vocabulary projection, a few sequences at a time, one row per token."""
     device = head_of(model).weight_VD.device
     return [hidden_states(model, inputs.to(device)).flatten(0, 1) for inputs in inputs_BT.split(ROWS)]
@@ -76,7 +76,7 @@ def hidden_batches(model: PreTrainedModel, inputs_BT: Tensor) -> list[Tensor]:
 @torch.no_grad()
 def mean_nll(
     model: PreTrainedModel,
-    inputs_BT: Tensor,
+    inputs_BT: Tensor | Batch,
     targets_BT: Tensor,
     *,
     temperature: float = 1.0,
@@ -152,7 +152,7 @@ def scale_logits(model: PreTrainedModel, factor: float) -> None:
 
 
 def _tempered(
-    reference: PreTrainedModel, gap: Callable[..., float], inputs_BT: Tensor, tolerance: float
+    reference: PreTrainedModel, gap: Callable[..., float], inputs_BT: Tensor | Batch, tolerance: float
 ) -> tuple[PreTrainedModel, float] | None:
     hidden = hidden_batches(reference, inputs_BT)  # a temperature does not change them
     temperature = solve(lambda value: gap(reference, temperature=value, hidden=hidden), SHARPEST, FLATTEST, tolerance)
@@ -213,7 +213,7 @@ def make_control(
     kind: str,
     reference: PreTrainedModel,
     target_nll: float,
-    inputs_BT: Tensor,
+    inputs_BT: Tensor | Batch,
     targets_BT: Tensor,
     *,
     tolerance: float,

@@ -10,6 +10,7 @@ from scipy import optimize
 from torch import Tensor
 
 from isotone.controls.make import hidden_batches, mean_nll
+from isotone.data.batch import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,7 +19,7 @@ RANGE = (1 / 16, 16.0)  # temperatures that are tried
 
 
 @torch.no_grad()
-def best_temperature(model: PreTrainedModel, inputs_BT: Tensor, targets_BT: Tensor) -> dict[str, float]:
+def best_temperature(model: PreTrainedModel, inputs_BT: Tensor | Batch, targets_BT: Tensor) -> dict[str, float]:
     """The temperature with the least loss on these blocks, and the losses with and without it.
 
     The loss is convex in 1 / T, so the least is found by Brent's method; hidden states are computed once.

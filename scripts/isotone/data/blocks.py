@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isotone.data.batch import UNSCORED, Batch
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.records import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-UNSCORED = -100
-"""Target of a position that is no part of the loss."""
+__all__ = ["UNSCORED", "Blocks", "TokenSplit"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class TokenSplit:
         fingerprint: changes when a token, a document border or the tokenizer changes.
         info: the rest of data.json (``dtype``, ``tokens``, ``bos``, ``eos`` ...).
         scored: 1 per token that is a target (chats of which only answers count); None: every token is.
+        sources: of pairs, the stream of sources, memory-mapped; then ``tokens`` is that of targets.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class TokenSplit:
     fingerprint: str
     info: dict[str, Any]
     scored: np.ndarray | None = None
+    sources: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: Path) -> TokenSplit:
@@ -63,7 +65,15 @@ class TokenSplit:
         scored = None
         if (folder / "scored.bin").exists():
             scored = np.memmap(folder / "scored.bin", dtype=np.uint8, mode="r", shape=(info["tokens"],))
-        return cls(folder, tokens, info["fingerprint"], info, scored)
+        sources = None
+        if "source_tokens" in info:
+            sources = np.memmap(folder / "sources.bin", dtype=dtype, mode="r", shape=(info["source_tokens"],))
+        return cls(folder, tokens, info["fingerprint"], info, scored, sources)
+
+    @property
+    def task(self) -> str:
+        """``text`` or ``pairs``."""
+        return str(self.info.get("task", "text"))
 
     @functools.cached_property
     def documents(self) -> pd.DataFrame:
@@ -84,6 +94,19 @@ class TokenSplit:
         """Token ids of one document's text, without special tokens (int64)."""
         row = self.documents.iloc[index]
         return np.asarray(self.tokens[row["start"] : row["start"] + row["length"]], np.int64)
+
+    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """``(source_ids, target_ids)`` of one pair, int64: prefix, source and EOS; target and EOS.
+
+        Raises:
+            ConfigurationError: if this is a split of texts.
+        """
+        if self.sources is None:
+            raise ConfigurationError(f"{self.folder} holds texts, not pairs. Set data.task: pairs.")
+        row = self.documents.iloc[index]
+        source = self.sources[row["source_start"] : row["source_start"] + row["source_length"]]
+        target = self.tokens[row["start"] : row["start"] + row["length"] + 1]
+        return np.asarray(source, np.int64), np.asarray(target, np.int64)
 
 
 class Blocks:
@@ -110,7 +133,14 @@ class Blocks:
         """How many blocks there are; what is left of the last one is not used."""
         return self.count
 
-    def batch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def batch(self, indices: np.ndarray) -> Batch:
+        """Some blocks, on the CPU."""
+        import torch
+
+        inputs_BT, targets_BT = self.arrays(indices)
+        return Batch(torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT))
+
+    def arrays(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(inputs_BT, targets_BT)``, int64; a distinct BOS is an input, never a target.
 
         Raises:

@@ -18,16 +18,36 @@ class Document:
         name: where it stands in its source, such as ``Genesis 1`` or ``part-0.jsonl:17``.
         text: the text itself; of a chat, the contents of its messages, one per line.
         messages: chat turns ``{"role", "content"}``; empty for plain text.
+        source: of a pair, the text that ``text`` is made from; None for plain text.
+        group: documents of one group (the verses of a chapter) go into one split; "" for none.
     """
 
     name: str
     text: str
     messages: tuple[dict[str, str], ...] = ()
+    source: str | None = None
+    group: str = ""
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Its texts: of a pair, target and source."""
+        return (self.text,) if self.source is None else (self.text, self.source)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the normalised text: equal for texts that differ in case, form or spacing only."""
-        return hashlib.sha256(normalise(self.text).encode()).hexdigest()
+        """SHA-256 of the normalised text (of both, of a pair): equal for what differs in case, form or spacing only."""
+        return hashlib.sha256("\0".join(normalise(side) for side in self.sides).encode()).hexdigest()
+
+    @property
+    def keys(self) -> list[bytes]:
+        """What no other document may share: 16 bytes for each of its texts."""
+        found = [hashlib.sha256(f"{side}\0{normalise(text)}".encode()) for side, text in enumerate(self.sides)]
+        return [bytes.fromhex(self.digest)[:16]] if self.source is None else [key.digest()[:16] for key in found]
+
+    @property
+    def place(self) -> str:
+        """The digest that decides on its split: its group's, or its own."""
+        return hashlib.sha256(self.group.encode()).hexdigest() if self.group else self.digest
 
     @property
     def messages_json(self) -> str:

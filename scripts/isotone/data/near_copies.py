@@ -82,8 +82,8 @@ def treat(settings: NearCopies, folder: Path, held_out: Iterable[str]) -> dict[s
     if settings.action == "ignore":
         return {}
     rows = {split: list(_sizes(folder / f"{split}.parquet")) for split in held_out}
-    texts = (row["text"] for split in rows for row in read_documents(folder / f"{split}.parquet"))
-    shares = shares_in((row["text"] for row in read_documents(folder / "train.parquet")), texts)
+    texts = (_text(row) for split in rows for row in read_documents(folder / f"{split}.parquet"))
+    shares = shares_in(map(_text, read_documents(folder / "train.parquet")), texts)
     result, first = {}, 0
     for split, names in rows.items():
         own = shares[first : first + len(names)]
@@ -106,6 +106,11 @@ def treat(settings: NearCopies, folder: Path, held_out: Iterable[str]) -> dict[s
     return result
 
 
+def _text(row: Mapping[str, Any]) -> str:
+    """A document's text; of a pair both, since a copy of either would help."""
+    return f"{row['source']}\n{row['text']}" if row.get("source") is not None else str(row["text"])
+
+
 def _sizes(path: Path) -> Iterable[str]:
     return (row["document"] for row in read_documents(path))
 
@@ -114,12 +119,15 @@ def _leave_out(path: Path, near: np.ndarray) -> None:
     """Write a split again without some of its documents."""
     import json
 
+    import pyarrow.parquet as pq
+
     kept: Mapping[str, Any] = facts_of(path)
     part = path.with_name(f".{path.name}.part")
-    writer = SplitWriter(part)
+    pairs = "source" in pq.read_schema(path).names
+    writer = SplitWriter(part, pairs=pairs)
     for row, out in zip(read_documents(path), near, strict=True):
         if not out:
             messages = tuple(json.loads(row["messages"])) if row["messages"] else ()
-            writer.add(Document(row["document"], row["text"], messages), row["digest"])
+            writer.add(Document(row["document"], row["text"], messages, row.get("source")), row["digest"])
     writer.close({key: value for key, value in kept.items() if key not in ("documents", "bytes", "fingerprint")})
     os.replace(part, path)

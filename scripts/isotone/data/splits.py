@@ -1,7 +1,7 @@
 """From documents to disjoint splits on disk.
 
-A document's split follows from the hash of its normalised text alone, so that
-copies of a text can never stand on both sides, more documents never move one
+A document's split follows from the hash of its normalised text alone (of its group's
+name, where it has one: the verses of a chapter stay together), so that copies of a text can never stand on both sides, more documents never move one
 that was placed before, and the whole pass needs constant memory (apart from one
 hash per document).
 """
@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         ("messages", pa.string()),  # JSON of a chat, else empty
     ]
 )
+PAIRS = SCHEMA.append(pa.field("source", pa.string()))  # `text` is the target
 GROUP_BYTES = 4 << 20  # text per row group: the unit of tokenising work, and of memory
 METADATA = b"isotone"
 LARGEST_NUL_SHARE = 0.1  # English in UTF-16 that is taken for UTF-8 has one half
@@ -58,9 +59,10 @@ def place(digest: str, seed: int, shares: Mapping[str, float]) -> str | None:
 class SplitWriter:
     """Writes one split as parquet, in row groups of bounded size."""
 
-    def __init__(self, path: Path) -> None:
-        """Open ``path`` for writing."""
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+    def __init__(self, path: Path, *, pairs: bool = False) -> None:
+        """Open ``path`` for writing texts, or pairs of texts."""
+        self._pairs, self._schema = pairs, PAIRS if pairs else SCHEMA
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[dict[str, Any]] = []
         self._size = 0
         self._hash = hashlib.sha256()
@@ -76,18 +78,20 @@ class SplitWriter:
                 "bytes": size,
                 "digest": digest,
                 "messages": document.messages_json,
+                **({"source": document.source} if self._pairs else {}),
             }
         )
-        self._hash.update(hashlib.sha256((document.text + "\0" + document.messages_json).encode()).digest())
+        other = document.messages_json if document.source is None else document.source
+        self._hash.update(hashlib.sha256((document.text + "\0" + other).encode()).digest())
         self.documents += 1
         self.bytes += size
-        self._size += size
+        self._size += size + len((document.source or "").encode())
         if self._size >= GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, SCHEMA))
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
             self._rows, self._size = [], 0
 
     def close(self, origin: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,24 +120,23 @@ def _clean(
 ) -> Iterator[tuple[Document, str]]:
     """Documents that hold text and were not seen before, with their digests."""
     for document in documents:
-        if not document.text.strip():
-            troubles.add("empty", document.name)
+        if not all(side.strip() for side in document.sides):
+            troubles.add("empty" if not document.text.strip() else "empty_source", document.name)
             continue
-        if document.text.count("\0") > LARGEST_NUL_SHARE * len(document.text):
+        if any(side.count("\0") > LARGEST_NUL_SHARE * len(side) for side in document.sides):
             troubles.add("mostly_nul", f"{document.name} (UTF-16 or UTF-32 without a mark in front?)")
             continue
         try:
-            (document.text + "".join(turn["role"] for turn in document.messages)).encode()
+            "".join([*document.sides, *(turn["role"] for turn in document.messages)]).encode()
         except UnicodeEncodeError:  # JSON can spell half a character
             troubles.add("invalid_unicode", document.name)
             continue
-        digest = document.digest
-        key = bytes.fromhex(digest)[:16]
-        if key in seen:
+        keys = document.keys
+        if not seen.isdisjoint(keys):
             troubles.add(copy, document.name)
             continue
-        seen.add(key)
-        yield document, digest
+        seen.update(keys)
+        yield document, document.digest
 
 
 def _owners(splits: Splits) -> dict[tuple[str, ...], list[str]]:
@@ -164,7 +167,8 @@ def build_splits(
     Raises:
         ConfigurationError: if nothing can be read, or a split stays without documents.
     """
-    writers = {split: SplitWriter(folder / f"{split}.parquet") for split in SPLITS}
+    pairs = settings.task == "pairs"
+    writers = {split: SplitWriter(folder / f"{split}.parquet", pairs=pairs) for split in SPLITS}
     origin: dict[str, dict[str, Any]] = {split: {} for split in SPLITS}
     held_out: set[bytes] = set()
     for names, owners in _owners(settings.splits).items():
@@ -172,7 +176,7 @@ def build_splits(
         shares = {owner: 1 / len(owners) + 1e-12 for owner in owners}
         bound = settings.held_out_documents or None
         for document, digest in islice(_clean(documents, held_out, troubles, "copy"), bound):
-            split = place(digest, settings.seed, shares)
+            split = place(document.place, settings.seed, shares)
             writers[split or owners[-1]].add(document, digest)
         for owner in owners:
             origin[owner] = {"part": part, "asked": list(names)}
@@ -181,11 +185,11 @@ def build_splits(
     kept = 0
     with Progress("documents", settings.documents or None) as progress:
         for document, digest in _clean(main, seen, troubles, "copy"):
-            if bytes.fromhex(digest)[:16] in held_out:
+            if not held_out.isdisjoint(document.keys):
                 troubles.add("also_held_out", document.name)
                 continue
             kept += 1
-            split = place(digest, settings.seed, shares)
+            split = place(document.place, settings.seed, shares)
             if split is not None:
                 writers[split].add(document, digest)
             progress.add(1, troubles.sentence())

@@ -2,7 +2,9 @@
 
 On disk a split is ``tokens.bin`` (uint16 or uint32), ``documents.parquet`` (where
 each text stands), for partly scored chats ``scored.bin`` (uint8 per token), and
-last ``data.json``. Documents follow each other as ``[BOS if distinct] text EOS``.
+last ``data.json``. Documents follow each other as ``[BOS if distinct] text EOS``. Of pairs
+this is the stream of targets, without BOS; sources lie beside it in ``sources.bin``, each as
+``prefix source EOS``.
 
 The work is cut along the row groups of the documents file. Each group becomes a
 part, written whole, in a folder beside the result whose name is a digest of
@@ -27,7 +29,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from isotone.config.data import Tokens
+from isotone.config.data import Pairs, Tokens
 from isotone.data.blocks import TokenSplit
 from isotone.data.document import Troubles
 from isotone.data.encoder import Splitter, text_encoder
@@ -35,12 +37,14 @@ from isotone.data.splits import facts_of
 from isotone.errors import ConfigurationError
 from isotone.progress import Progress
 from isotone.records import digest_of, file_digest, read_json, whole_file, whole_folder, write_json
+from isotone.schema import as_mapping
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BATCH = 64  # texts per call of the tokenizer
 COLUMNS = ["document", "start", "length", "bytes", "words"]
+SOURCES = ["source_start", "source_length", "source_prefix"]  # of pairs; the prefix in tokens
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class Part:
     eos: int
     dtype: str
     score: str
+    pairs: Pairs | None = None
 
     @property
     def stem(self) -> Path:
@@ -98,8 +103,67 @@ def _encoded(
             yield row, np.asarray(encoding.ids, part.dtype), None
 
 
+def _encoded_pairs(
+    part: Part, settings: Pairs, rows: list[dict[str, Any]], troubles: Troubles, shortened: Troubles
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray, int]]:
+    """Rows with the ids of target and source, and the tokens of the source's prefix; what is too long is cut or left out."""
+    tokenizer = _warm_encoder(part.folder)
+    front = len(settings.prefix.rstrip())
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        targets = tokenizer.encode_batch_fast([row["text"] for row in batch], add_special_tokens=False)
+        sources = tokenizer.encode_batch([settings.prefix + row["source"] for row in batch], add_special_tokens=False)
+        for row, target, source in zip(batch, targets, sources, strict=True):
+            prefix = sum(begin < front for begin, _ in source.offsets)
+            target_ids, source_ids = target.ids[: settings.max_target - 1], source.ids[: settings.max_source - 1]
+            if len(source_ids) <= prefix:
+                kind = "source_without_tokens" if len(source.ids) <= prefix else "source_all_prefix"
+                troubles.add(kind, row["document"])
+                continue
+            long = [
+                side
+                for side, cut, whole in (("target", target_ids, target.ids), ("source", source_ids, source.ids))
+                if len(cut) < len(whole)
+            ]
+            for side in long:
+                (shortened if settings.too_long == "cut" else troubles).add(f"{side}_too_long", row["document"])
+            if long and settings.too_long == "leave_out":
+                continue
+            yield row, np.asarray(target_ids, part.dtype), np.asarray([*source_ids, part.eos], part.dtype), prefix
+
+
+def tokenise_pairs(part: Part, settings: Pairs) -> int:
+    """As `tokenise_part`, for pairs."""
+    with pq.ParquetFile(part.documents) as file:
+        rows = file.read_row_group(part.group).to_pylist()
+    troubles, cut = Troubles(), Troubles()
+    position = behind = 0
+    table: list[list[Any]] = []
+    eos = np.asarray([part.eos], part.dtype)
+    with (
+        whole_file(part.stem.with_suffix(".bin"), "wb") as targets,
+        whole_file(part.stem.with_suffix(".sources"), "wb") as sources,
+    ):
+        for row, target, source, prefix in _encoded_pairs(part, settings, rows, troubles, cut):
+            if not len(target):
+                troubles.add("no_tokens", row["document"])
+                continue
+            targets.write(target.tobytes() + eos.tobytes())
+            sources.write(source.tobytes())
+            words = len(row["text"].split())
+            table.append([row["document"], position, len(target), row["bytes"], words, behind, len(source), prefix])
+            position, behind = position + len(target) + 1, behind + len(source)
+    with whole_file(part.stem.with_suffix(".parquet"), "wb") as file:
+        pd.DataFrame(table, columns=[*COLUMNS, *SOURCES]).to_parquet(file, index=False)
+    facts = {"documents": len(table), "tokens": position, "source_tokens": behind}
+    write_json(part.stem.with_suffix(".json"), {**facts, "left_out": troubles.result(), "cut": cut.result()})
+    return len(rows)
+
+
 def tokenise_part(part: Part) -> int:
     """Tokenise one row group and write its files, the JSON last; returns its documents."""
+    if part.pairs is not None:
+        return tokenise_pairs(part, part.pairs)
     with pq.ParquetFile(part.documents) as file:
         rows = file.read_row_group(part.group).to_pylist()
     troubles = Troubles()
@@ -160,27 +224,37 @@ def _copy(source: Path, sink: Any, hasher: Any) -> None:
 def _merge(parts: list[Part], out: Path, masked: bool) -> dict[str, Any]:
     """Join the parts in order; returns totals, counts of bad input and the fingerprint."""
     hasher = hashlib.sha256()
-    tables, position = [], 0
-    left_out: dict[str, dict[str, Any]] = {}
+    tables, position, behind = [], 0, 0
+    counted: dict[str, dict[str, dict[str, Any]]] = {"left_out": {}, "cut": {}}
     with open(out / "tokens.bin", "wb") as sink:
         for part in parts:
             _copy(part.stem.with_suffix(".bin"), sink, hasher)
             facts = read_json(part.stem.with_suffix(".json"))
             table = pd.read_parquet(part.stem.with_suffix(".parquet"))
-            tables.append(table.assign(start=table["start"] + position))
+            table = table.assign(start=table["start"] + position)
+            if "source_tokens" in facts:
+                table = table.assign(source_start=table["source_start"] + behind)
+                behind += facts["source_tokens"]
+            tables.append(table)
             position += facts["tokens"]
-            for kind, entry in facts["left_out"].items():
-                known = left_out.setdefault(kind, {"count": 0, "first": entry["first"]})
-                known["count"] += entry["count"]
+            for what, kinds in counted.items():
+                for kind, entry in facts.get(what, {}).items():
+                    known = kinds.setdefault(kind, {"count": 0, "first": entry["first"]})
+                    known["count"] += entry["count"]
     scored = 0
     if masked:
         with open(out / "scored.bin", "wb") as sink:
             for part in parts:
                 _copy(part.stem.with_suffix(".scored"), sink, hasher)
                 scored += int(np.fromfile(part.stem.with_suffix(".scored"), np.uint8).sum())
+    if behind:
+        with open(out / "sources.bin", "wb") as sink:
+            for part in parts:
+                _copy(part.stem.with_suffix(".sources"), sink, hasher)
     documents = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     documents.to_parquet(out / "documents.parquet", index=False)
-    hasher.update(documents[["start", "length"]].to_numpy(np.int64).tobytes())
+    borders = ["start", "length", *(SOURCES if behind else [])]
+    hasher.update(documents[borders].to_numpy(np.int64).tobytes())
     return {
         "tokens": position,
         "documents": len(documents),
@@ -188,7 +262,8 @@ def _merge(parts: list[Part], out: Path, masked: bool) -> dict[str, Any]:
         "bytes": int(documents["bytes"].sum()),
         "words": int(documents["words"].sum()),
         "scored_tokens": scored if masked else position,
-        "left_out": left_out,
+        **({"source_tokens": behind, "cut": counted["cut"]} if behind else {}),
+        "left_out": counted["left_out"],
         "fingerprint": hasher.hexdigest(),
     }
 
@@ -213,6 +288,34 @@ def _insist_on_long_ones(split: TokenSplit, documents: Path, settings: Tokens) -
         )
 
 
+def _facts_of_pairs(pairs: Pairs, folder: Path) -> dict[str, Any]:
+    """What ``data.json`` says of pairs; the model beside the tokenizer knows with which token a decoder starts.
+
+    Raises:
+        ConfigurationError: if it does not.
+    """
+    start = read_json(folder / "config.json").get("decoder_start_token_id")
+    if start is None:
+        raise ConfigurationError(f"{folder}/config.json names no decoder_start_token_id, with which a target begins.")
+    return {"task": "pairs", "pairs": as_mapping(pairs), "start": int(start)}
+
+
+def _insist_on_room(splitter: Splitter, pairs: Pairs) -> None:
+    """The prefix leaves room for a source.
+
+    Raises:
+        ConfigurationError: if it does not.
+    """
+    from tokenizers import Tokenizer
+
+    prefix = len(Tokenizer.from_str(splitter.backend).encode(pairs.prefix, add_special_tokens=False).ids)
+    if prefix + 2 > pairs.max_source:
+        raise ConfigurationError(
+            f"data.pairs.prefix has {prefix} tokens, and data.pairs.max_source is {pairs.max_source}: a source would be all prefix. "
+            "Raise max_source, or shorten the prefix."
+        )
+
+
 def tokenise(
     documents: Path, tokenizer_folder: Path, out: Path, settings: Tokens, processes: int = 1
 ) -> dict[str, Any]:
@@ -227,8 +330,11 @@ def tokenise(
         ConfigurationError: if no document gives tokens.
     """
     splitter = Splitter.open(tokenizer_folder)
+    if settings.pairs:
+        _insist_on_room(splitter, settings.pairs)
     origin = facts_of(documents)
     distinct = settings.document_start == "bos" and splitter.bos is not None and splitter.bos != splitter.eos
+    distinct = distinct and settings.pairs is None  # a decoder starts with a token of its own
     dtype = "uint16" if splitter.vocabulary <= 1 << 16 else "uint32"
     identity = {
         "documents": origin["fingerprint"],
@@ -238,6 +344,7 @@ def tokenise(
         "bos": splitter.bos if distinct else None,
         "eos": splitter.eos,
         "score": settings.score,
+        **({"pairs": as_mapping(settings.pairs)} if settings.pairs else {}),
     }
     work = out.with_name(f".{out.name}.parts-{digest_of(identity)[:16]}")
     for stale in out.parent.glob(f".{out.name}.parts-*"):
@@ -257,6 +364,7 @@ def tokenise(
             eos=splitter.eos,
             dtype=dtype,
             score=settings.score,
+            pairs=settings.pairs,
         )
         for group in range(groups.num_row_groups)
     ]
@@ -270,6 +378,7 @@ def tokenise(
             "vocabulary": splitter.vocabulary,
             "document_start": settings.document_start,
             "score": settings.score,
+            **(_facts_of_pairs(settings.pairs, tokenizer_folder) if settings.pairs else {}),
             "bos": splitter.bos,
             "eos": splitter.eos,
             "tokenizer": identity["tokenizer"],

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 # The automatic class goes by the model's family and would put that family's own rules of splitting
 # text (Qwen2's, for one) in place of the ones that tokenizer.json states.
 GENERIC_TOKENIZERS = {"TokenizersBackend", "PreTrainedTokenizerFast"}
-END = "<|endoftext|>"
+END, PAD = "<|endoftext|>", "<pad>"
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, context: int, *, pairs: bool = False
+) -> PreTrainedTokenizerFast:
     """Learn merges from ``texts``; the same texts give the same tokenizer.
 
     Every byte is a token, so that any text can be written and read back. The one
@@ -27,6 +29,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreT
     Args:
         vocabulary: number of tokens, the 256 bytes and the special token included.
         context: longest sequence of the model, which the tokenizer's file records.
+        pairs: for an encoder-decoder model: ``<pad>`` (id 0) begins a decoder's text, ``<|endoftext|>`` (id 1) only ends one.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -36,14 +39,14 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreT
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END],
+        special_tokens=[PAD, END] if pairs else [END],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        bos_token=END,
+        **({"pad_token": PAD} if pairs else {"bos_token": END}),
         eos_token=END,
         model_max_length=context,
         clean_up_tokenization_spaces=False,

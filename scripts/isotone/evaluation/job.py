@@ -10,6 +10,7 @@ from isotone import models
 from isotone.config.evaluation import PerplexityJob
 from isotone.data.blocks import TokenSplit
 from isotone.errors import ConfigurationError
+from isotone.evaluation import pairs
 from isotone.evaluation import perplexity as protocols
 from isotone.evaluation.journal import Journal
 from isotone.evaluation.scoring import Scorer
@@ -45,6 +46,8 @@ def rows_of(scorer: Scorer, job: PerplexityJob, split: TokenSplit, protocol: str
     Raises:
         ConfigurationError: if a document is empty or its loss is not a number.
     """
+    if isinstance(scorer, pairs.PairScorer):
+        return pairs.rows_of(scorer, split, protocol, indices)
     settings, table = job.perplexity, split.documents
     names = [str(table["document"].iloc[index]) for index in indices]
     windows = []
@@ -89,8 +92,8 @@ def perplexity(
     settings = as_mapping(job)
     journal = Journal(rows, {"settings": settings, "inputs": inputs})
     device = devices.choose()
-    scorer = Scorer(
-        models.load_model(model, device=device), models.prefix_token(models.load_tokenizer(model), job.document_start)
+    scorer = pairs.open_scorer(
+        models.load_model(model, device=device), models.load_tokenizer(model), job.document_start
     )
     indices = sorted(split.drawn(job.perplexity.documents))
     made: list[Json] = []

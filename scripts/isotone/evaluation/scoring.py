@@ -317,6 +317,13 @@ class Scorer:
         pairs = self.in_batches(slope, len(ids_BT), 3 * ids_BT.shape[1])
         return torch.stack([nll for nll, _ in pairs]), torch.stack([grad for _, grad in pairs])
 
+    def states(self, before_T: Tensor, after_T: Tensor) -> list[Tensor]:
+        """Hidden states that predict the tokens of two texts, ``[S, D]`` each."""
+        sides = [self.inputs_of(ids_T[None].to(self.device)) for ids_T in (before_T, after_T)]
+        if sides[0].shape == sides[1].shape:
+            return list(models.hidden_states(self.model, torch.cat(sides)))
+        return [models.hidden_states(self.model, side)[0] for side in sides]
+
     @torch.inference_mode()
     def compare(self, before_T: Tensor, after_T: Tensor, temperature: float = 1.0) -> Comparison:
         """How the predictions of one text's tokens differ from those of another's, aligned at the end.
@@ -324,12 +331,7 @@ class Scorer:
         Args:
             temperature: of the losses in the result (logits / temperature), and of nothing else.
         """
-        sides = [self.inputs_of(ids_T[None].to(self.device)) for ids_T in (before_T, after_T)]
-        if sides[0].shape == sides[1].shape:
-            hidden = list(models.hidden_states(self.model, torch.cat(sides)))
-        else:
-            hidden = [models.hidden_states(self.model, side)[0] for side in sides]
-        return self.compare_hidden(hidden, (before_T, after_T), temperature)
+        return self.compare_hidden(self.states(before_T, after_T), (before_T, after_T), temperature)
 
     @torch.inference_mode()
     def compare_hidden(

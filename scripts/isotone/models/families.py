@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 GATE_UP_DOWN = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_out": "mlp.down_proj"}
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+T5_GATED = {"ffn_gate": "wi_0", "ffn_up": "wi_1", "ffn_out": "wo"}
 NEOX_NET = {"ffn_in": "mlp.dense_h_to_4h", "ffn_out": "mlp.dense_4h_to_h"}
 
 
@@ -58,7 +59,7 @@ def _experts(name: str) -> Family:
     )
 
 
-def _t5(name: str, roles: Mapping[str, str]) -> Family:
+def _t5(name: str, roles: Mapping[str, str], tied_scale: str = "scale_decoder_outputs") -> Family:
     return Family(
         name=name,
         stacks=("encoder.block", "decoder.block"),
@@ -70,7 +71,7 @@ def _t5(name: str, roles: Mapping[str, str]) -> Family:
         final_norm_path="decoder.final_layer_norm",
         centres=False,
         activation_key="feed_forward_proj",
-        logits=Logits(tied_scale=True),
+        logits=Logits(tied_scale=tied_scale),
     )
 
 
@@ -209,7 +210,9 @@ ROWS = (
     _experts("qwen3_moe"),
     _experts("mixtral"),
     _t5("t5", {"ffn_in": "wi", "ffn_out": "wo"}),
-    _t5("t5_gated", {"ffn_gate": "wi_0", "ffn_up": "wi_1", "ffn_out": "wo"}),
+    _t5("t5_gated", T5_GATED),
+    _t5("mt5_gated", T5_GATED, tied_scale=""),
+    _t5("umt5_gated", T5_GATED, tied_scale="tie_word_embeddings"),
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {row.name: row for row in ROWS}
 

@@ -23,18 +23,18 @@ class Logits:
     Attributes:
         times, over: factors that the logits are multiplied with and divided by.
         cap: logits become ``cap * tanh(logits / cap)``.
-        tied_scale: whether tied embeddings scale the logits by ``d_model ** -0.5`` (T5).
+        tied_scale: says whether the logits are scaled by ``d_model ** -0.5`` (T5 with tied embeddings).
     """
 
     times: str = ""
     over: str = ""
     cap: str = ""
-    tied_scale: bool = False
+    tied_scale: str = ""
 
     def scale_of(self, config: Any) -> float:
         """The factor on the logits."""
         if self.tied_scale:
-            return config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+            return config.d_model**-0.5 if getattr(config, self.tied_scale, False) else 1.0
         times = float(getattr(config, self.times)) if self.times else 1.0
         return times / float(getattr(config, self.over)) if self.over else times
 
@@ -91,6 +91,11 @@ class Family:
     feed_forward_index: Mapping[str, str] = field(default_factory=dict)
 
     # --- facts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads a source: the model's task is pairs."""
+        return any(stack.startswith("encoder.") for stack in self.stacks)
 
     @property
     def gated(self) -> bool:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from isotone.data.batch import PADDING, Batch
 from isotone.errors import ConfigurationError
 from isotone.models.families import family_of
 
@@ -65,23 +66,32 @@ def choose_experts(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(
     model: PreTrainedModel,
-    input_ids_BT: Tensor | None = None,
+    inputs: Tensor | Batch | None = None,
     *,
     inputs_embeds_BTD: Tensor | None = None,
     attention_mask_BT: Tensor | None = None,
 ) -> Tensor:
     """What the vocabulary projection sees, behind the final norm: [B, T, D].
 
-    Give ids or embeddings. Without a mask the attention is purely causal, which is
+    Give ids, a batch or embeddings. Without a mask the attention is purely causal, which is
     the fast path of every backend.
 
+    Args:
+        inputs: token ids [B, T]; for an encoder-decoder model a batch with sources.
+        inputs_embeds_BTD: embeddings instead of ids; with a batch of pairs those of its sources.
+
     Raises:
-        ConfigurationError: for encoder-decoder models.
+        ConfigurationError: if an encoder-decoder model is given no sources, or a decoder-only one is given some.
     """
-    if model.config.is_encoder_decoder:
-        raise ConfigurationError(
-            f"{family_of(model).name} is an encoder-decoder model; scoring and attacks work on decoder-only models."
+    batch = inputs if isinstance(inputs, Batch) else None
+    if model.config.is_encoder_decoder != (batch is not None and batch.source_BS is not None):
+        needs = (
+            "reads sources and targets" if model.config.is_encoder_decoder else "has no encoder to read sources with"
         )
+        raise ConfigurationError(f"{family_of(model).name} {needs}: data.task does not fit the model.")
+    if batch is not None and batch.source_BS is not None:
+        return pair_states(model, batch, inputs_embeds_BTD)
+    input_ids_BT = batch.inputs_BT if batch is not None else inputs if not isinstance(inputs, Batch) else None
     body: Any = model.base_model
     tokens = input_ids_BT if input_ids_BT is not None else inputs_embeds_BTD
     given = positions(model, tokens) if attention_mask_BT is None and tokens is not None else {}
@@ -93,6 +103,56 @@ def hidden_states(
             use_cache=False,
             **given,
         ).last_hidden_state
+
+
+def block_masks(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
+    """Which positions see which in rows of several pairs, True where they do, ``[B, 1, to, from]``.
+
+    Eager attention adds its mask, so there it is 0 where they do and the lowest number elsewhere.
+
+    A position sees those of its own pair, in the decoder up to itself. Padding of targets sees
+    every source position, so that no row of a softmax is empty.
+    """
+    import torch
+
+    if batch.segments is None:
+        return {}
+    source_BS, target_BT = batch.segments
+    alike = target_BT[:, None, :, None] == target_BT[:, None, None, :]
+    behind = torch.ones(alike.shape[-2:], dtype=torch.bool, device=alike.device).tril()
+    own = target_BT[:, None, :, None] == source_BS[:, None, None, :]
+    masks = {
+        "encoder": source_BS[:, None, :, None] == source_BS[:, None, None, :],
+        "decoder": alike & behind,
+        "across": own | (target_BT == PADDING)[:, None, :, None],
+    }
+    if model.config._attn_implementation != "eager":
+        return masks
+    lowest = torch.finfo(model.dtype).min
+    return {
+        name: torch.zeros(mask.shape, dtype=model.dtype, device=mask.device).masked_fill(~mask, lowest)
+        for name, mask in masks.items()
+    }
+
+
+def pair_states(model: PreTrainedModel, batch: Batch, source_BSD: Tensor | None = None) -> Tensor:
+    """`hidden_states` of an encoder-decoder model; T5's positions are relative, so a pair is alone in its row.
+
+    Args:
+        source_BSD: embeddings of the sources instead of their ids.
+    """
+    encoder: Any = model.get_encoder()
+    decoder: Any = model.get_decoder()
+    masks = block_masks(model, batch)
+    given = {"input_ids": batch.source_BS} if source_BSD is None else {"inputs_embeds": source_BSD}
+    read_BSD = encoder(**given, attention_mask=masks.get("encoder")).last_hidden_state
+    return decoder(
+        input_ids=batch.inputs_BT,
+        attention_mask=masks.get("decoder"),
+        encoder_hidden_states=read_BSD,
+        encoder_attention_mask=masks.get("across"),
+        use_cache=False,
+    ).last_hidden_state
 
 
 def head_of(model: PreTrainedModel) -> Head:
@@ -132,6 +192,8 @@ def token_vectors(embedding: nn.Embedding) -> Tensor:
 def check_agreement(model: PreTrainedModel, ids_BT: Tensor) -> float:
     """Insist that hidden states and head give the logits that the model itself gives.
 
+    An encoder-decoder model reads the ids as source, and backwards as the decoder's inputs.
+
     Returns:
         The largest difference over the largest logit.
 
@@ -140,9 +202,14 @@ def check_agreement(model: PreTrainedModel, ids_BT: Tensor) -> float:
     """
     import torch
 
+    ours: Tensor | Batch = ids_BT
+    theirs = {"input_ids": ids_BT}
+    if model.config.is_encoder_decoder:
+        theirs["decoder_input_ids"] = ids_BT.flip(1)
+        ours = Batch(ids_BT.flip(1), ids_BT, ids_BT)
     with torch.no_grad():
-        own_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
-        ours_NV = head_of(model).logits(hidden_states(model, ids_BT).flatten(0, 1))
+        own_BTV = model(**theirs, use_cache=False).logits.float()
+        ours_NV = head_of(model).logits(hidden_states(model, ours).flatten(0, 1))
         largest = float(own_BTV.abs().max())
         gap = float((ours_NV.view_as(own_BTV) - own_BTV).abs().max()) / max(largest, 1e-30)
     if not gap <= AGREEMENT:

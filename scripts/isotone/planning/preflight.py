@@ -20,14 +20,17 @@ def _model_facts(study: Study) -> tuple[Family | None, int, int]:
     """Architecture family, context length and layers; (None, 0, 0) where only a download can tell."""
     model = study.model
     if model.source == "scratch":
-        return FAMILIES[model.architecture.family], model.architecture.context, model.architecture.layers
+        shape = model.architecture
+        if shape.family == "t5":  # its positions are relative: no length is too long
+            return FAMILIES["t5" if shape.activation == "relu" else "t5_gated"], 0, 2 * shape.layers
+        return FAMILIES[shape.family], shape.context, shape.layers
     if model.source == "local":
         config = check_files(user_path(model.path))
-        return (
-            family_of_config(config),
-            context_of(config),
-            next((config[key] for key in LAYER_KEYS if key in config), 0),
-        )
+        family = family_of_config(config)
+        layers = next((config[key] for key in LAYER_KEYS if key in config), 0)
+        if family and family.encodes:
+            layers += config.get("num_decoder_layers") or layers
+        return family, context_of(config), layers
     if model.source == "gguf" and not model.path.startswith("package:") and not user_path(model.path).is_file():
         raise ConfigurationError(f'model.path is "{model.path}", which does not exist. Give a .gguf file.')
     return None, 0, 0
@@ -58,6 +61,23 @@ def _check_scopes(study: Study, family: Family | None, layers: int) -> None:
             raise ConfigurationError(
                 f"arms.{name}.constraint.layers names {', '.join(map(str, absent))}, but the model's layers are 0 to "
                 f"{layers - 1}. List some of these, or nothing for all."
+            )
+
+
+def _check_task(study: Study, family: Family | None) -> None:
+    if family is None:
+        return
+    if family.encodes != (study.data.task == "pairs"):
+        has, fitting = ("an", "pairs") if family.encodes else ("no", "text")
+        raise ConfigurationError(
+            f"this model ({family.name}) has {has} encoder, but data.task is {study.data.task}. Set data.task: {fitting}, or take "
+            "another model."
+        )
+    for name, arm in study.arms.items():
+        if family.encodes and arm.constraint.init == "lift":
+            raise ConfigurationError(
+                f"arms.{name}.constraint.init is lift, which needs norms that subtract the mean, and those of {family.name} do not "
+                "(RMSNorm). Choose abs, relu or nnls."
             )
 
 
@@ -98,6 +118,7 @@ def check_study(study: Study, where: str) -> None:
     """
     try:
         family, context, layers = _model_facts(study)
+        _check_task(study, family)
         _check_lengths(study, context)
         _check_scopes(study, family, layers)
         _check_data(study)

@@ -17,6 +17,7 @@ from isotone.config.training import Operation, Training, TrainJob
 from isotone.controls.settings import Controls
 from isotone.errors import ConfigurationError
 from isotone.schema import as_mapping, merge, parse, section, setting, suggestion
+from isotone.studies import pairs
 
 ARM_NAME = r"[a-z][a-z0-9_]*"
 FEWEST = 3  # models that make a curve of controls
@@ -99,6 +100,7 @@ class Study:
             self.train_job(name, self.seeds[0])
         self.base_job()
         self._check_curve()
+        pairs.check(self)
 
     def _check_curve(self) -> None:
         """A curve of controls needs three models, the baseline being one of them."""

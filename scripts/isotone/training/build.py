@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from isotone import environment
 from isotone.constraints import guard_precision, weight_maps
-from isotone.data.blocks import Blocks, TokenSplit
 from isotone.errors import UNFINISHED
 from isotone.models import load_model
 from isotone.schema import as_mapping
+from isotone.tasks import Rows, rows_of
 from isotone.training import micro_batch
 from isotone.training.checkpointing.adoption import admit
 from isotone.training.checkpointing.checkpointer import Checkpointer
@@ -57,7 +57,7 @@ def build(run: Run, world: World, events: Events, lease: Lease | None, *, sharde
     """
     began = time.monotonic()
     operation, training = run.operation, run.job.training
-    train, validation = (Blocks(TokenSplit.open(folder), training.length) for folder in (run.train, run.validation))
+    train, validation = (rows_of(folder, training.length) for folder in (run.train, run.validation))
     schedule = Schedule(training, len(train))
     stop = Stop(run.folder, run.study_folder, grace=operation.grace, event=events)
     stop.install()
@@ -118,7 +118,7 @@ def build(run: Run, world: World, events: Events, lease: Lease | None, *, sharde
 
 
 def _whole(
-    run: Run, world: World, events: Events, train: Blocks, schedule: Schedule, teacher: PreTrainedModel | None
+    run: Run, world: World, events: Events, train: Rows, schedule: Schedule, teacher: PreTrainedModel | None
 ) -> Stepper:
     """Steps of a model that every process holds whole."""
     job, training = run.job, run.job.training

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from isotone.config.training import Training
+from isotone.data.batch import Batch
 from isotone.data.sample_order import mix
 from isotone.devices import choose_precision
 from isotone.errors import ConfigurationError
@@ -89,6 +90,8 @@ class Engine:
         self.model, self.training, self.device, self.teacher = model, training, device, teacher
         self.loss: Callable[..., Tensor] = self._loss  # a sharded model puts a module around it
         self.precision = choose_precision(training.precision, device)
+        if model.config.is_encoder_decoder and self.precision == "fp16":  # in which T5 overflows
+            self.precision = "fp32"
         self.scale = LossScale(self.precision == "fp16")
         self.scaled_tokens = 2.0 ** round(
             torch.log2(torch.tensor(float(training.global_batch * training.length))).item()
@@ -110,42 +113,40 @@ class Engine:
         """What gradients are multiplied with, besides the sum over tokens."""
         return self.scale.value / self.scaled_tokens
 
-    def _hidden(self, model: PreTrainedModel, inputs_BT: Tensor) -> Tensor:
+    def _hidden(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         dtype = _DTYPES.get(self.precision)
         context: Any = contextlib.nullcontext()
         if dtype:
             context = torch.autocast(self.device.type, dtype, cache_enabled=self.keeps_casts)
         with context:
-            hidden_BTD = hidden_states(model, inputs_BT)
+            hidden_BTD = hidden_states(model, batch)
         return hidden_BTD.flatten(0, 1).to(dtype or hidden_BTD.dtype)
 
-    def _loss(self, inputs_BT: Tensor, targets_BT: Tensor, teacher: PreTrainedModel | None) -> Tensor:
+    def _loss(self, batch: Batch, teacher: PreTrainedModel | None) -> Tensor:
         guide = None
         if teacher is not None:
             with torch.no_grad():
                 settings = self.training.distillation
-                guide = Teacher(
-                    self._hidden(teacher, inputs_BT), head_of(teacher), settings.alpha, settings.temperature
-                )
+                guide = Teacher(self._hidden(teacher, batch), head_of(teacher), settings.alpha, settings.temperature)
         return summed_loss(
-            self._hidden(self.model, inputs_BT), head_of(self.model), targets_BT.flatten(), teacher=guide
+            self._hidden(self.model, batch), head_of(self.model), batch.targets_BT.flatten(), teacher=guide
         )
 
-    def train(self, inputs_BT: Tensor, targets_BT: Tensor, *, seed: int, step: int, micro_batch: int) -> Tensor:
+    def train(self, batch: Batch, *, seed: int, step: int, micro_batch: int) -> Tensor:
         """Add one micro-batch's gradient, times `loss_scale`; returns its summed loss (a scalar on the device)."""
         self.model.train()
         torch.manual_seed(
             mix(mix(seed) ^ mix(step) ^ micro_batch) >> 1
         )  # dropout depends on the position, not on the past
-        loss = self.loss(inputs_BT, targets_BT, self.teacher)
+        loss = self.loss(batch, self.teacher)
         (loss * self.loss_scale).backward()
         return loss.detach()
 
     @torch.no_grad()
-    def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    def score(self, batch: Batch) -> Tensor:
         """Summed negative log-likelihood of a batch."""
         self.model.eval()
-        return self.loss(inputs_BT, targets_BT, None)
+        return self.loss(batch, None)
 
 
 def _vocabulary(model: PreTrainedModel) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from isotone.config.training import Operation, Training
-from isotone.data.blocks import Blocks
 from isotone.devices import release
+from isotone.tasks import Rows
 from isotone.training.engine import Engine, is_out_of_memory
 from isotone.training.reader import Reader
 from isotone.training.state import TrainerState
@@ -27,7 +27,7 @@ class Gatherer:
         seed: int,
         world: World,
         engine: Engine,
-        blocks: Blocks,
+        blocks: Rows,
         events: Events,
     ) -> None:
         """Nothing is dealt out before `deal`."""
@@ -108,13 +108,12 @@ class Gatherer:
         size, exact = state.micro_batch_size, self.training.reduction == "exact"
         flat.zero_()
         self.tree.clear()
-        batch = self.reader.get(state.step)
+        share = self.reader.get(state.step)
         losses = []
         for position, leaf in enumerate(self.leaves):
             part = slice(position * size, (position + 1) * size)
-            inputs_BT, targets_BT = batch.inputs_BT[part], batch.targets_BT[part]
-            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=state.step, micro_batch=leaf))
-            rows[leaf, 1] = batch.scored_B[part].sum()
+            losses.append(self.engine.train(share.batch[part], seed=self.seed, step=state.step, micro_batch=leaf))
+            rows[leaf, 1] = share.scored_B[part].sum()
             if exact and len(self.leaves) > 1:
                 self.tree.add(flat)
                 flat.zero_()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from isotone import environment
 from isotone.config.training import Operation, Training
-from isotone.data.blocks import Blocks
+from isotone.tasks import Rows
 from isotone.training.engine import Engine, is_out_of_memory
 from isotone.training.telemetry.events import Events
 from isotone.training.telemetry.machine import resident_memory
@@ -66,7 +67,7 @@ def choose(
     operation: Operation,
     world: World,
     engine: Engine,
-    blocks: Blocks,
+    blocks: Rows,
     flat: torch.Tensor,
     events: Events,
 ) -> int:
@@ -99,12 +100,12 @@ def choose(
     return chosen
 
 
-def _try(engine: Engine, blocks: Blocks, leaf: int, device: torch.device) -> int | None:
+def _try(engine: Engine, blocks: Rows, leaf: int, device: torch.device) -> int | None:
     """Peak memory of one leaf; None if it does not fit at all."""
-    window = torch.zeros(leaf, blocks.length, dtype=torch.int64, device=device)
+    batch = blocks.batch(np.arange(leaf) % len(blocks)).to(device)
     _reset_peak(device)
     try:
-        engine.train(window, window, seed=0, step=0, micro_batch=0)
+        engine.train(batch, seed=0, step=0, micro_batch=0)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -11,22 +11,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotone.data.blocks import UNSCORED, Blocks
+from isotone.data.batch import UNSCORED, Batch
 from isotone.data.sample_order import samples
+from isotone.tasks import Rows
 from isotone.training.checkpointing.store import with_patience
 
 
 @dataclass(frozen=True)
-class Batch:
+class Share:
     """One process's sequences of one step.
 
     Attributes:
-        inputs_BT, targets_BT: all its leaves, one after the other.
+        batch: all its leaves, one after the other.
         scored_B: targets that count, per sequence (on the CPU).
     """
 
-    inputs_BT: Tensor
-    targets_BT: Tensor
+    batch: Batch
     scored_B: Tensor
 
 
@@ -35,7 +35,7 @@ class Reader:
 
     def __init__(
         self,
-        blocks: Blocks,
+        blocks: Rows,
         *,
         seed: int,
         global_batch: int,
@@ -52,36 +52,31 @@ class Reader:
         self.blocks, self.seed, self.global_batch, self.share, self.device = blocks, seed, global_batch, share, device
         self.ahead = ahead
         self.waited = 0.0
-        self._waiting: deque[tuple[int, Future[Batch]]] = deque()
+        self._waiting: deque[tuple[int, Future[Share]]] = deque()
         self._pool = ThreadPoolExecutor(1, "reader") if ahead else None
 
-    def read(self, step: int) -> Batch:
+    def read(self, step: int) -> Share:
         """Read one batch now."""
         order = samples(self.seed, len(self.blocks), step * self.global_batch, self.global_batch)[self.share]
-        inputs, targets = with_patience(lambda: self.blocks.batch(order))
-        targets_BT = torch.from_numpy(targets)
-        return Batch(self._move(torch.from_numpy(inputs)), self._move(targets_BT), (targets_BT != UNSCORED).sum(1))
+        batch = with_patience(lambda: self.blocks.batch(order))
+        moved = batch if self.device.type == "cpu" else batch.to(self.device, pinned=True)
+        return Share(moved, (batch.targets_BT != UNSCORED).sum(1))
 
-    def _move(self, tensor: Tensor) -> Tensor:
-        if self.device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def get(self, step: int) -> Batch:
+    def get(self, step: int) -> Share:
         """The batch of a step, and a start on the following ones."""
         start = time.monotonic()
         if self._pool is None:
-            batch = self.read(step)
+            share = self.read(step)
         else:
             while self._waiting and self._waiting[0][0] != step:
                 self._waiting.popleft()[1].cancel()
             if not self._waiting:
                 self._submit(step)
-            batch = self._waiting.popleft()[1].result()
+            share = self._waiting.popleft()[1].result()
             for later in range(self._waiting[-1][0] + 1 if self._waiting else step + 1, step + 1 + self.ahead):
                 self._submit(later)
         self.waited = time.monotonic() - start
-        return batch
+        return share
 
     def _submit(self, step: int) -> None:
         if self._pool is not None:

@@ -62,7 +62,10 @@ class Schedule:
         warm = round(self.training.warm_up * steps)
         if step < warm:
             return peak * (step + 1) / warm
-        share = (step - warm) / max(1, steps - warm)
+        held = warm + round(self.training.hold * steps)
+        if step < held:
+            return peak
+        share = (step - held) / max(1, steps - held)
         if self.training.schedule == "linear":
             return peak * (1 - share)
         if self.training.schedule == "cosine":

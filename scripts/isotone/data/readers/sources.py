@@ -16,25 +16,28 @@ from isotone.environment import say
 from isotone.errors import ConfigurationError, IsotoneError
 
 
-def open_source(source: Source, troubles: Troubles, part: str | None = None, limit: int = 0) -> Iterable[Document]:
+def open_source(
+    source: Source, troubles: Troubles, part: str | None = None, limit: int = 0, *, pairs: bool = False
+) -> Iterable[Document]:
     """The documents of one source, read as they are needed.
 
     Args:
         part: another part of it than ``source`` names: a dataset split, or a file or folder
             beside or below ``source.path``.
         limit: rows that a dataset is cut at while it is fetched; 0: none.
+        pairs: of the embedded texts, verses in two translations instead of chapters.
 
     Raises:
         ConfigurationError: if it cannot be had; it fails here, not at the first document.
     """
     if source.source == "embedded":
-        from isotone.data.readers.embedded import chapters
+        from isotone.data.readers.embedded import chapters, verse_pairs
 
         if part is not None:
             raise ConfigurationError(
                 f'data.splits names the part "{part}", but the embedded corpus has no parts. Give shares instead.'
             )
-        return chapters()
+        return verse_pairs() if pairs else chapters()
     if source.source == "local":
         from isotone.data.readers.files import open_files
 
@@ -44,12 +47,14 @@ def open_source(source: Source, troubles: Troubles, part: str | None = None, lim
     return open_dataset(source, troubles, part, limit)
 
 
-def describe(source: Source) -> dict[str, Any]:
+def describe(source: Source, *, pairs: bool = False) -> dict[str, Any]:
     """Which source it is, for records: no machine's paths, only the last name of a local one."""
     if source.source == "embedded":
         from isotone.data.readers import embedded
 
-        return {"source": "embedded", "package": embedded.PACKAGE, "version": embedded.version()}
+        found = {"source": "embedded", "package": embedded.PACKAGE, "version": embedded.version()}
+        modern = {"targets": embedded.MODERN, "targets_version": embedded.version(embedded.MODERN)}
+        return found | modern if pairs else found
     if source.source == "local":
         return {"source": "local", "name": Path(source.path).name}
     return {key: getattr(source, key) for key in ("source", "name", "revision", "subset", "split")}
@@ -106,10 +111,11 @@ def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
         ConfigurationError: if no source can be had, or a split stays empty.
     """
     failed: list[dict[str, str]] = []
+    pairs = settings.task == "pairs"
     for candidate in settings.candidates():
         troubles = Troubles()
         try:
-            main = open_source(candidate, troubles, None, wanted_rows(settings.documents))
+            main = open_source(candidate, troubles, None, wanted_rows(settings.documents), pairs=pairs)
         except IsotoneError as error:
             failed.append({"source": candidate.source, "reason": str(error)})
             if candidate is not settings.candidates()[-1]:
@@ -121,11 +127,12 @@ def make_corpus(settings: Data, folder: Path) -> dict[str, Any]:
         if troubles.counts:
             say(f"data: left out {troubles.sentence()}.")
         return {
-            "used": describe(candidate),
+            "used": describe(candidate, pairs=pairs),
             "failed_before": [entry["source"] for entry in failed],
             "splits": {split: facts_of(folder / f"{split}.parquet") for split in SPLITS},
             "near_copies": near_copies,
             "left_out": troubles.result(),
-            "disjoint": "by SHA-256 of the text after NFKC, case folding and joining of white space; copies are left out",
+            "disjoint": "by SHA-256 of the text after NFKC, case folding and joining of white space; copies are left out"
+            + (" (a pair is one if either of its texts is), and groups of pairs stay together" if pairs else ""),
         }
     raise ConfigurationError("\n".join(entry["reason"] for entry in failed))

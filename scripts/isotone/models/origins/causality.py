@@ -23,6 +23,9 @@ def _logits(model: PreTrainedModel, ids_T: torch.Tensor, dtype: torch.dtype) -> 
     import torch
 
     with torch.no_grad(), torch.autocast(ids_T.device.type, dtype, enabled=dtype != torch.float32):
+        if model.config.is_encoder_decoder:  # the decoder reads from left to right; its source stays
+            source = torch.zeros_like(ids_T)[None]
+            return model(input_ids=source, decoder_input_ids=ids_T[None], use_cache=False).logits[0].float()
         return model(input_ids=ids_T[None], use_cache=False).logits[0].float()
 
 

@@ -117,8 +117,11 @@ def forward_pass(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tex
     if len(ids) < 2:
         raise ConfigurationError("data: the first training document gives fewer than two tokens; check data.column.")
     ids_T = torch.tensor(ids, device=model.device)
+    given = {"input_ids": ids_T[None]}
+    if model.config.is_encoder_decoder:  # the text is its own source
+        given["decoder_input_ids"] = ids_T[None]
     with torch.no_grad():
-        logits_TV = model(input_ids=ids_T[None], use_cache=False).logits[0].float()
+        logits_TV = model(**given, use_cache=False).logits[0].float()
     loss = float(torch.nn.functional.cross_entropy(logits_TV[:-1], ids_T[1:]))
     if not math.isfinite(loss):
         raise ConfigurationError(f"model: a forward pass over {len(ids)} tokens of text gives the loss {loss}.")

@@ -12,7 +12,8 @@ from torch import Tensor
 from isotone.config.constraint import Constraint
 from isotone.config.training import Operation, Training
 from isotone.constraints import guard_precision, whole_maps
-from isotone.data.blocks import Blocks
+from isotone.data.batch import Batch
+from isotone.tasks import Rows
 from isotone.training.checkpointing.lease import Lease
 from isotone.training.engine import Engine
 from isotone.training.faults import Ledger
@@ -38,9 +39,9 @@ class ShardedEngine(Engine):
     shards: Shards
     keeps_casts = False
 
-    def score(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    def score(self, batch: Batch) -> Tensor:
         """Summed negative log-likelihood of a batch; every process must call it equally often."""
-        found = super().score(inputs_BT, targets_BT)
+        found = super().score(batch)
         self.shards.reshard()
         return found
 
@@ -54,7 +55,7 @@ class Sharded:
     engine: ShardedEngine
     optimizer: ShardedOptimizer
 
-    def gatherer(self, operation: Operation, seed: int, blocks: Blocks, events: Any) -> ShardedGatherer:
+    def gatherer(self, operation: Operation, seed: int, blocks: Rows, events: Any) -> ShardedGatherer:
         """What sums this run's gradients."""
         made = ShardedGatherer(self.training, operation, seed, self.world, self.engine, blocks, events)
         made.optimizer = self.optimizer
@@ -95,7 +96,7 @@ def build_sharded(
     world: World,
     events: Events,
     lease: Lease | None,
-    train: Blocks,
+    train: Rows,
     schedule: Schedule,
     ledger: Ledger,
     teacher: PreTrainedModel | None,

@@ -25,6 +25,11 @@ def is_sharded(job: TrainJob, operation: Operation, world: World, start: Path) -
     if operation.sharding == "auto" and not world.any(_is_too_large(job, world, start))[0]:
         return False
     check(job.training)
+    if read_json(start / "config.json").get("is_encoder_decoder"):
+        raise ResourceError(
+            "This model has an encoder, and encoder-decoder models are not sharded. Set operation.sharding: none, or take fewer or "
+            "larger devices."
+        )
     return True
 
 

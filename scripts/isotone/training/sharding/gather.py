@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isotone.data.blocks import UNSCORED
 from isotone.errors import Unfinished
 from isotone.training.engine import is_out_of_memory
 from isotone.training.gather import Gatherer
@@ -52,17 +51,16 @@ class ShardedGatherer(Gatherer):
         size, exact = state.micro_batch_size, self.training.reduction == "exact"
         self.tree.clear()
         self.tree.use(flat)  # a whole buffer less: nothing else is in it while the tree grows
-        batch = self.reader.get(state.step)
+        share = self.reader.get(state.step)
         losses: list[Tensor] = []
         for turn in range(self.turns):
             part = slice(turn * size, (turn + 1) * size)
             if turn < len(self.leaves):
-                leaf, inputs_BT, targets_BT = self.leaves[turn], batch.inputs_BT[part], batch.targets_BT[part]
-                rows[leaf, 1] = batch.scored_B[part].sum()
+                leaf, batch = self.leaves[turn], share.batch[part]
+                rows[leaf, 1] = share.scored_B[part].sum()
             else:  # `fast` with leaves left over: every process must take part in every turn
-                leaf = len(rows)
-                inputs_BT, targets_BT = unscored(batch.inputs_BT[:size])
-            losses.append(self.engine.train(inputs_BT, targets_BT, seed=self.seed, step=state.step, micro_batch=leaf))
+                leaf, batch = len(rows), share.batch[:size].unscored()
+            losses.append(self.engine.train(batch, seed=self.seed, step=state.step, micro_batch=leaf))
             if exact:
                 self.tree.add_by(self.optimizer.collect, like=flat)
             else:
@@ -73,8 +71,3 @@ class ShardedGatherer(Gatherer):
 
     def _reduce(self, flat: Tensor) -> None:
         """Each turn was summed over processes already."""
-
-
-def unscored(inputs_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf that takes part and adds nothing."""
-    return inputs_BT, torch.full_like(inputs_BT, UNSCORED)
