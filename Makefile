@@ -6,7 +6,7 @@ READY := $(VENV)/.installed
 # An installed but stopped Slurm makes every Snakemake start wait for it; local runs need none.
 LOCAL := SLURM_CONF=/dev/null PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help env run plan smoke test check format clean soak slurm-lab slurm-lab-down archive readme schema
+.PHONY: help env run run-t5 plan smoke test check format clean soak slurm-lab slurm-lab-down archive readme schema
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,6 +24,9 @@ env: $(READY)  ## create .venv with the locked packages
 
 run: $(READY)  ## the whole embedded study: results/kjv/report.html
 	@$(LOCAL) $(BIN)/python scripts/run_study.py config/config.yaml
+
+run-t5: $(READY)  ## the embedded study of pairs (T5): results/t5/report.html
+	@$(LOCAL) $(BIN)/python scripts/run_study.py config/t5.yaml
 
 plan: $(READY)  ## what CONFIG (default config/config.yaml) would run, and what it costs
 	@$(LOCAL) $(BIN)/snakemake -n --configfile $(or $(CONFIG),config/config.yaml)
@@ -67,4 +70,4 @@ slurm-lab-down:  ## stop it
 	@bash tests/slurm/lab.sh down
 
 clean:  ## remove results of the shipped studies, caches and Snakemake's notes (keeps .venv)
-	@rm -rf results/kjv results/smoke .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	@rm -rf results/kjv results/smoke results/t5 results/t5-smoke .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -17,7 +17,7 @@ from isotone.attacks.gradient import GradientProposals
 from isotone.attacks.job import attack, open_target
 from isotone.attacks.objective import PairObjective
 from isotone.attacks.registry import SPECS
-from isotone.attacks.settings import DocumentsJob
+from isotone.attacks.shared import DocumentsJob
 from isotone.attacks.vocabulary import Vocabulary
 from isotone.config.evaluation import PerplexityJob
 from isotone.data.blocks import TokenSplit

@@ -97,10 +97,10 @@ def test_out_of_memory_then_the_advice_then_the_end(
     """The setting is lowered as the message says: no step is lost, and what was halved counts as changed."""
     real, limit = engine.Engine.train, [2]
 
-    def scarce(self: Any, inputs: torch.Tensor, targets: torch.Tensor, **more: Any) -> torch.Tensor:
-        if len(inputs) > limit[0]:
+    def scarce(self: Any, batch: Any, **more: Any) -> torch.Tensor:
+        if len(batch) > limit[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, inputs, targets, **more)
+        return real(self, batch, **more)
 
     monkeypatch.setattr(engine.Engine, "train", scarce)
     begun(study, tmp_path, {"training": {"micro_batch_size": 8}})

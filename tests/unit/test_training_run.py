@@ -374,10 +374,10 @@ def test_a_leaf_that_does_not_fit_at_all_is_not_taken(study: Study, monkeypatch:
 def test_out_of_memory_halves_five_times_at_most(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, limit = engine.Engine.train, [2]
 
-    def scarce(self: Any, inputs: torch.Tensor, targets: torch.Tensor, **more: Any) -> torch.Tensor:
-        if len(inputs) > limit[0]:
+    def scarce(self: Any, batch: Any, **more: Any) -> torch.Tensor:
+        if len(batch) > limit[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, inputs, targets, **more)
+        return real(self, batch, **more)
 
     monkeypatch.setattr(engine.Engine, "train", scarce)
     run = make(study, tmp_path / "a", {"training": {"micro_batch_size": 8, "epochs": 1}})
