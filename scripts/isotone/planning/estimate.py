@@ -69,8 +69,13 @@ class Estimate:
         """Fix the device and find the model's shape.
 
         Raises:
-            ConfigurationError: if the size of the model is not known yet.
+            ConfigurationError: if the size of the model is not known yet, or for pairs, whose costs are not counted.
         """
+        if study.data.task == "pairs":
+            raise ConfigurationError(
+                "estimate counts decoder-only models on texts; what an encoder-decoder model costs on pairs it does not know "
+                "(data.task: pairs). Try a few steps (training.max_steps) and read history.csv."
+            )
         self.study, self.folder, self.device, self.count = study, folder, device, count
         self.per_document = per_document
         base = folder / "base"
