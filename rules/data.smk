@@ -23,7 +23,11 @@ rule fetch:
     resources:
         mem_mb=4_000,
     params:
-        settings=settings(model=study.model, data=study.data),
+        settings=settings(
+            model=study.model,
+            data=study.data,
+            **({"revisions": study.revisions()} if study.revisions() else {}),
+        ),
     shell:
         "exec env HF_HUB_OFFLINE=$ISOTONE_HUB_OFFLINE HF_DATASETS_OFFLINE=$ISOTONE_HUB_OFFLINE python scripts/fetch.py --settings {params.settings:q} --marker {output.marker} >> {log} 2>&1"
 

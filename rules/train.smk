@@ -146,10 +146,37 @@ rule control:
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"
 
 
+if study.revisions():
+
+    rule revision:
+        """An earlier revision of a hub model, in the form of the base model."""
+        input:
+            FETCHED,
+            base=FILES.base,
+        output:
+            model=consumed(directory(FILES.revision("{label}"))),
+        log:
+            FILES.log("revision/{label}"),
+        wildcard_constraints:
+            label="[A-Za-z0-9._-]+",
+        conda:
+            "../envs/isotone.yaml"
+        resources:
+            mem_mb=4_000,
+        params:
+            settings=lambda wildcards: as_param(
+                as_mapping(replace(study.model, revision=wildcards.label))
+            ),
+            code=code_digest("revision"),
+        shell:
+            "exec python scripts/revision.py --settings {params.settings:q} --base {input.base} --model {output.model} >> {log} 2>&1"
+
+
 rule early:
     """A checkpoint of the pretraining as a point of the control curve, one for all arms and seeds."""
     input:
         base=FILES.base,
+        checkpoint=FILES.revision("{label}") if study.revisions() else [],
         validation=FILES.split("validation").marker,
     output:
         model=directory(FILES.run("{arm}~early-{label}", "{seed}").model),
@@ -173,9 +200,12 @@ rule early:
             length=study.training.length,
             blocks=study.training.validation_blocks,
         ),
+        checkpoint=lambda wildcards, input: (
+            input.checkpoint or f"{input.base}/milestones/{wildcards.label}"
+        ),
         code=code_digest("control"),
     shell:
-        "exec python scripts/control.py --settings {params.settings:q} --reference {input.base}/milestones/{wildcards.label} "
+        "exec python scripts/control.py --settings {params.settings:q} --reference {params.checkpoint} "
         "--tokenizer {input.base} --validation $(dirname {input.validation}) "
         "--model {output.model} --history {output.history} "
         "--certificate {output.certificate} --marker {output.marker} >> {log} 2>&1"

@@ -5,10 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from isotone import environment, errors
+
+
+def _refuse_twins(result: dict[str, Any]) -> None:
+    """Two names of one commit would be one model counted twice on the control curve."""
+    seen = {result["model"]["commit"]: result["model"]["revision"]}
+    for revision, commit in result.get("revisions", {}).items():
+        if other := seen.get(commit):
+            raise errors.ConfigurationError(
+                f'controls.revisions has "{revision}", which is the same commit as {other}. Name each model once.'
+            )
+        seen[commit] = revision
 
 
 def main() -> None:
@@ -31,6 +43,10 @@ def main() -> None:
     if settings.model.source == "hub":
         folder = fetch_model(settings.model)
         result["model"] = {"name": settings.model.name, "revision": settings.model.revision, "commit": folder.name}
+        for revision in settings.revisions:
+            commit = fetch_model(replace(settings.model, revision=revision)).name
+            result.setdefault("revisions", {})[revision] = commit
+        _refuse_twins(result)
     if data := fetch_data(settings.data):
         result["data"] = data
     write_marker(

@@ -200,6 +200,10 @@ class Layout:
         """Pretraining of a model that the study defines."""
         return Trained(self.at("pretrain"), self.base)
 
+    def revision(self, label: str) -> str:
+        """An earlier revision of the model, in the same form as the base."""
+        return self.at(f"revisions/{label}")
+
     def start(self, arm: str) -> Trained:
         """The constrained and not yet trained model of an arm; it has no history and no marker."""
         return Trained(self.at(f"starts/{arm}"), self.at(f"starts/{arm}/model"))

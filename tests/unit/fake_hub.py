@@ -20,6 +20,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         trouble: answers to give first, as (status, error code).
         gated: what the hub says of both.
+        commits: the revisions of both, and the commit that each stands for; all hold the same files.
         admitted: whether files of a gated one are given out.
     """
 
@@ -30,6 +31,7 @@ class Hub(ThreadingHTTPServer):
         self.served: list[str] = []
         self.gated: bool | str = False
         self.admitted = True
+        self.commits = {"v1": COMMIT}
 
     @property
     def url(self) -> str:
@@ -66,11 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         files = sorted(file for file in self.server.folder.rglob("*") if file.is_file())
         names = [file.relative_to(self.server.folder).as_posix() for file in files]
         if path.startswith(("/api/models/tiny/model/revision/", "/api/datasets/tiny/text/revision/")):
-            if not path.endswith(("/v1", COMMIT)):
+            wanted = path.rpartition("/")[2]
+            commit = self.server.commits.get(wanted, wanted)
+            if commit not in self.server.commits.values():
                 self.send(404, b"{}", with_body, X_Error_Code="RevisionNotFound")
                 return
             siblings = [{"rfilename": name} for name in ["README.md", ".gitattributes", *names]]
-            body = {"id": path.split("/revision")[0], "sha": COMMIT, "gated": self.server.gated, "siblings": siblings}
+            body = {"id": path.split("/revision")[0], "sha": commit, "gated": self.server.gated, "siblings": siblings}
             self.send(200, json.dumps(body).encode(), with_body, Content_Type="application/json")
         elif path.startswith("/api/models/tiny/model/tree/"):
             entries = [
@@ -81,11 +85,11 @@ class Handler(BaseHTTPRequestHandler):
         elif "/resolve/" in path and not self.server.admitted:
             self.send(403, b"{}", with_body, X_Error_Code="GatedRepo", X_Error_Message="ask its authors")
         elif path.startswith("/tiny/model/resolve/"):
-            name = path.split("/", 5)[5]
+            commit, name = path.split("/", 5)[4:]
             self.server.served.append(name)
             body = (self.server.folder / name).read_bytes()
             tag = hashlib.sha1(body).hexdigest()
-            self.send(200, body, with_body, ETag=f'"{tag}"', X_Repo_Commit=COMMIT)
+            self.send(200, body, with_body, ETag=f'"{tag}"', X_Repo_Commit=self.server.commits.get(commit, commit))
         else:
             self.send(404, b"{}", with_body, X_Error_Code="RepoNotFound")
 

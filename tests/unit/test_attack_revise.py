@@ -158,3 +158,22 @@ def test_a_ceiling_that_leaves_no_room_is_one_and_a_text_that_nothing_harms_has_
     unharmed = az.Additive({})
     [trace] = hotflip.greedy(unharmed, [TEXT], GradientProposals(unharmed, vocabulary, 4), flips=2, ceiling=100)
     assert not trace.ceiling and trace.gain == 0.0
+
+
+def test_the_text_that_is_revised_never_gets_worse(monkeypatch):
+    """The best text is kept anyway; this is about the one that the next round begins with."""
+    manifest, objective = az.manifest(3, shorten=0), az.objective()
+    stands: dict[str, list[float]] = {}
+    real = revise.Revision._accept
+
+    def watched(self, task, hole, children):
+        taken = real(self, task, hole, children)
+        stands.setdefault(task.trace.document.name, [task.trace.best[-1].damage]).append(task.state.damage)
+        return taken
+
+    monkeypatch.setattr(revise.Revision, "_accept", watched)
+    monkeypatch.setattr(revise, "GAIN", -1.0)
+    greedy(objective, manifest, ceiling=200)
+    assert len(stands) == 3 and all(len(values) > 10 for values in stands.values())
+    assert all(values == sorted(values) for values in stands.values())
+    assert any(values[-1] > values[1] for values in stands.values())  # and it does get better

@@ -198,3 +198,27 @@ def test_files_as_people_write_them_are_read(tmp_path: Path) -> None:
     assert overlaid == {"study": "x", "arms": {"a": {"seeds": "once"}, "b": None}}
     with pytest.raises(ConfigurationError, match=r"no-such\.yaml cannot be read"):
         read_mapping(tmp_path / "no-such.yaml")
+
+
+HUB = {"source": "hub", "name": "some/model", "revision": "main"}
+
+
+@pytest.mark.parametrize(
+    ("model", "controls", "words"),
+    [
+        (HUB, {"kinds": ["early"], "revisions": ["step1"]}, "it has 1. Name revisions of the model in controls.revisions"),
+        (HUB, {"kinds": ["tempered"], "revisions": ["step1", "step2"]}, 'controls.kinds lacks "early"'),
+        (HUB, {"kinds": ["early"], "revisions": ["step1", "main"]}, 'has "main", which is the model itself'),
+        (HUB, {"kinds": ["early"], "revisions": ["step 1", "step2"]}, "controls.revisions[0]"),
+        ({}, {"kinds": ["early"], "revisions": ["step1", "step2"]}, 'model.source is "scratch"'),
+        ({"source": "local", "path": "x"}, {"kinds": ["early"]}, "this model has none. Take a model from the hub"),
+    ],
+)  # fmt: skip
+def test_revisions_that_are_no_curve_are_refused(model: dict, controls: dict, words: str) -> None:
+    assert words in refused(model=model, controls=controls, base={"training": {"milestones": [0.25, 0.5]}})
+
+
+def test_revisions_are_points_of_the_curve() -> None:
+    found = study(model=HUB, controls={"kinds": ["early"], "revisions": ["step1", "step2"]})
+    assert found.curve_runs() == ["baseline~early-step1", "baseline~early-step2"]
+    assert found.seeds_of("baseline~early-step1") == [42]

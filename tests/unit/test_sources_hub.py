@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from huggingface_hub import errors as hub_errors
 from isotone.hub.network import is_transient
 from isotone.hub.retries import pauses, retry
 from isotone.models import save_model
+from safetensors.torch import load_file
 
 from tests.unit.fake_hub import COMMIT, hub
 from tests.unit.models_zoo import tiny, tiny_tokenizer
@@ -27,8 +29,8 @@ def model(tmp_path_factory):
 
 def fetch(root, home, url, **settings):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    offline = settings.pop("offline", "0")
-    job = {"model": {"source": "hub", "name": "tiny/model", "revision": "v1", **settings}}
+    offline, revisions = settings.pop("offline", "0"), settings.pop("revisions", [])
+    job = {"model": {"source": "hub", "name": "tiny/model", "revision": "v1", **settings}, "revisions": revisions}
     return subprocess.run(
         [
             sys.executable,
@@ -56,6 +58,37 @@ def test_fetch_takes_safetensors_only_and_then_works_offline(root, model, tmp_pa
     assert marker["result"]["model"] == {"name": "tiny/model", "revision": "v1", "commit": COMMIT}
     again = fetch(root, tmp_path, url, offline="1")
     assert again.returncode == 0, again.stderr
+
+
+def test_earlier_revisions_are_fetched_and_brought_into_the_form_of_the_base(root, model, tmp_path):
+    with hub(model) as server:
+        server.commits |= {"step1": "1" * 40, "step2": "2" * 40}
+        done = fetch(root, tmp_path, server.url, revisions=["step1", "step2"])
+        assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "fetch.json").read_text())["result"]
+    assert found["model"]["commit"] == COMMIT and found["revisions"] == {"step1": "1" * 40, "step2": "2" * 40}
+    job = {"source": "hub", "name": "tiny/model", "revision": "step2"}
+    command = [sys.executable, str(root / "scripts/revision.py"), "--settings", json.dumps(job), "--base", str(model)]
+    around = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    around |= {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    made = subprocess.run([*command, "--model", str(tmp_path / "made")], env=around, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert load_file(tmp_path / "made/model.safetensors").keys() == load_file(model / "model.safetensors").keys()
+    assert (tmp_path / "made/tokenizer.json").is_file()
+    other = tmp_path / "other"  # a base with another vocabulary: not this model's pretraining
+    shutil.copytree(model, other)
+    config = json.loads((other / "config.json").read_text()) | {"vocab_size": 999}
+    (other / "config.json").write_text(json.dumps(config))
+    command[command.index(str(model))] = str(other)
+    made = subprocess.run([*command, "--model", str(tmp_path / "never")], env=around, capture_output=True, text=True)
+    assert made.returncode == 78 and "whose vocab_size is" in made.stderr and not (tmp_path / "never").exists()
+
+
+def test_two_names_of_one_commit_are_one_model(root, model, tmp_path):
+    with hub(model) as server:
+        server.commits |= {"step1": "1" * 40, "main": COMMIT}
+        done = fetch(root, tmp_path, server.url, revisions=["step1", "main"])
+    assert done.returncode == 78 and '"main", which is the same commit as v1' in done.stderr
 
 
 def test_an_empty_cache_offline_says_where_and_what_to_do(root, tmp_path):

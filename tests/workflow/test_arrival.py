@@ -190,7 +190,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, An
         {
             "model": {"source": "hub"},
             "attacks": {"hotflip": other_form},
-            "controls": {"kinds": ["noised"], "match": "attacked"},
+            "controls": {"kinds": ["noised", "early"], "match": "attacked", "revisions": ["step1", "step2"]},
         },
     )
     folder = tmp_path_factory.mktemp("arrival")

@@ -285,3 +285,4 @@ class Fetch:
 
     model: Model = section(Model, "the pretrained model")
     data: Data = section(Data, "the text")
+    revisions: list[str] = setting([], "earlier revisions of the model", items={"minLength": 1}, uniqueItems=True)

@@ -17,6 +17,12 @@ class Controls:
     kinds: list[str] = setting(
         ["tempered"], "which controls are made for each constrained arm", items={"enum": CONTROLS}, uniqueItems=True
     )
+    revisions: list[str] = setting(
+        [],
+        "kind `early`, model.source `hub`: revisions of the model before its pretraining had ended, such as [step64000, step128000]; points of the curve",
+        items={"minLength": 1, "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*$(?!\n)"},
+        uniqueItems=True,
+    )
     attacks: list[str] = setting(
         ["hotflip"], "attacks that run on the controls", items={"enum": list(SPECS)}, uniqueItems=True
     )

@@ -104,13 +104,30 @@ class Study:
 
     def _check_curve(self) -> None:
         """A curve of controls needs three models, the baseline being one of them."""
+        if self.controls.revisions and (self.model.source != "hub" or "early" not in self.controls.kinds):
+            raise ConfigurationError(
+                f"controls.revisions names {len(self.controls.revisions)} revisions of a hub model, but "
+                + (
+                    f'model.source is "{self.model.source}".'
+                    if self.model.source != "hub"
+                    else 'controls.kinds lacks "early".'
+                )
+                + " They are points of the curve of earlier checkpoints; take them out, or add what is missing."
+            )
+        if self.model.revision in self.controls.revisions:
+            raise ConfigurationError(
+                f'controls.revisions has "{self.model.revision}", which is the model itself. Name earlier ones only.'
+            )
         if "early" not in self.controls.kinds or len(self.checkpoints()) + 1 >= FEWEST:
             return
-        have = f"it has {len(self.checkpoints())}" if self.model.source == "scratch" else "a finished model has none"
+        have = f"it has {len(self.checkpoints())}" if self.model.source in ("scratch", "hub") else "this model has none"
+        how = {
+            "scratch": "Name shares of the pretraining in base.training.milestones, such as [0.25, 0.5, 0.75], or",
+            "hub": "Name revisions of the model in controls.revisions, such as [step64000, step128000], or",
+        }.get(self.model.source, "Take a model from the hub, or")
         raise ConfigurationError(
             f'controls.kinds has "early", a curve of earlier checkpoints of the pretraining, which needs at least {FEWEST - 1} beside the '
-            f"baseline; {have}. Name shares of the pretraining in base.training.milestones, such as [0.25, 0.5, 0.75] "
-            '(model.source: scratch), or take "early" out.'
+            f'baseline; {have}. {how} take "early" out.'
         )
 
     def _check_members(self, attack: str, key: str, names: list[str]) -> None:
@@ -188,10 +205,16 @@ class Study:
         return [name for name in free if self.arms[name].constraint.scope == scope]
 
     def checkpoints(self) -> list[str]:
-        """Labels of the checkpoints on the control curve: shares of the pretraining."""
+        """Labels of the checkpoints on the control curve: shares of the pretraining, or revisions of the model."""
+        if self.model.source == "hub":
+            return self.revisions()
         if "early" not in self.controls.kinds or self.model.source != "scratch":
             return []
         return [f"{share:g}" for share in sorted(self.base_job().training.milestones)]
+
+    def revisions(self) -> list[str]:
+        """Earlier revisions of a hub model that are points of the control curve."""
+        return self.controls.revisions if "early" in self.controls.kinds else []
 
     def curve_runs(self) -> list[str]:
         """Checkpoints of the pretraining as run names; one run each, shared by all arms and seeds."""
