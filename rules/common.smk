@@ -183,6 +183,8 @@ def run_files():
     found = []
     for run in (LAYOUT.run(arm, seed) for arm, seed in study.runs()):
         found += [run.marker, run.certificate, run.history, run.perplexity.marker]
+        if study.writes:
+            found.append(run.generation.marker)
         if study.order_preservation.run:
             found.append(run.order.marker)
     return found

@@ -1,4 +1,4 @@
-# Needs: trained models and tokens. Makes: best temperatures, clean quality and order preservation.
+# Needs: trained models and tokens. Makes: best temperatures, clean quality, what models write, order preservation.
 
 
 for _group, _runs in calibration_groups().items():
@@ -87,3 +87,32 @@ rule order_preservation:
     shell:
         "exec python scripts/order_preservation.py --settings {params.settings:q} --model {input.model} "
         "--rows {output.rows} --marker {output.marker} >> {log} 2>&1"
+
+
+if study.writes:
+
+    rule generate:
+        """Write a target for every test document and compare it with the reference."""
+        input:
+            model=FILES.run("{arm}", "{seed}").model,
+            test=FILES.split("test").marker,
+            documents=FILES.documents,
+        output:
+            rows=FILES.run("{arm}", "{seed}").generation.rows,
+            cost=FILES.run("{arm}", "{seed}").generation.cost,
+            marker=FILES.run("{arm}", "{seed}").generation.marker,
+        log:
+            FILES.log("generate/{arm}-seed-{seed}"),
+        benchmark:
+            FILES.timing("generate/{arm}-seed-{seed}")
+        conda:
+            "../envs/isotone.yaml"
+        resources:
+            mem_mb=4_000,
+        params:
+            settings=settings(generation=study.generation),
+            code=code_digest("generate"),
+        shell:
+            "exec python scripts/generate.py --settings {params.settings:q} --model {input.model} "
+            "--split $(dirname {input.test}) --documents {input.documents}/test.parquet "
+            "--rows {output.rows} --cost {output.cost} --marker {output.marker} >> {log} 2>&1"

@@ -114,6 +114,11 @@ class Run(Trained):
         """Order preservation."""
         return Rows(f"{self.folder}/order")
 
+    @property
+    def generation(self) -> Rows:
+        """What it wrote for the test documents (task: pairs)."""
+        return Rows(f"{self.folder}/generation")
+
     def attack(self, name: str) -> Rows:
         """What one attack did to it."""
         return Rows(f"{self.folder}/attacks/{name}")

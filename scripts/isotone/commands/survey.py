@@ -98,6 +98,8 @@ def expected_steps(study: Study, folder: Path) -> list[Step]:
         job = study.shared_job(arm, seed) or name
         steps.append(step("calibrate", name, run.calibration, f"calibrate/{job}"))
         steps.append(step("perplexity", name, run.perplexity.marker, f"perplexity/{name}"))
+        if study.writes:
+            steps.append(step("generate", name, run.generation.marker, f"generate/{name}"))
         for attack in study.attacks_of(arm):
             steps.append(step(f"attack {attack}", name, run.attack(attack).marker, f"attacks/{attack}/{job}"))
         if study.order_preservation.run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from isotone.errors import ConfigurationError
 from isotone.schema import section, setting
 
 PROTOCOLS = ["rolling", "strided", "llamacpp", "document"]
@@ -55,6 +56,13 @@ class Generation:
     documents: int = setting(0, "test documents written for, drawn with data.seed; 0: all", minimum=0)
     lead: int = setting(3, "sentences of the source that the lead baseline takes", minimum=1)
 
+    def __post_init__(self) -> None:
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ConfigurationError(
+                f"generation.min_new_tokens is {self.min_new_tokens}, and generation.max_new_tokens is {self.max_new_tokens}: no "
+                "output could end. Lower the first, or raise the second."
+            )
+
 
 @dataclass(frozen=True)
 class PerplexityJob:
@@ -72,3 +80,10 @@ class OrderJob:
     order: OrderPreservation = section(OrderPreservation, "corpus, probes and nulls")
     document_start: str = setting("bos", "token in front of every sentence", enum=["bos", "eos", "none"])
     prefix: str = setting("", "of an encoder-decoder model, the text in front of every source")
+
+
+@dataclass(frozen=True)
+class GenerateJob:
+    """`scripts/generate.py --settings`."""
+
+    generation: Generation = section(Generation, "how it writes")

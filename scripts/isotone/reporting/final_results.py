@@ -25,6 +25,7 @@ from isotone.reporting.analysis.quality import quality
 from isotone.reporting.analysis.recovery import recovery
 from isotone.reporting.analysis.replays import transfer
 from isotone.reporting.analysis.summary import summary
+from isotone.reporting.analysis.written import written
 from isotone.reporting.evidence.expected import all_runs, primary_variant
 from isotone.reporting.evidence.read import Evidence, load_evidence, optional_result
 from isotone.reporting.evidence.rows import collector_paused
@@ -120,6 +121,7 @@ def build(study: Study, folder: Path, say: Callable[[str], None] = lambda text: 
         "setup": _setup(folder),
         "data": _data(folder),
         "quality": quality(evidence, sources, say),
+        **({"generation": written(evidence, sources)} if study.writes else {}),
         "damage": damage(evidence, sources, say),
         "verdicts": verdicts,
         "primary": cells,

@@ -11,7 +11,7 @@ from isotone.attacks.registry import SPECS
 from isotone.attacks.settings import Attacks
 from isotone.config.constraint import Constraint
 from isotone.config.data import Data, Model
-from isotone.config.evaluation import OrderPreservation, Perplexity
+from isotone.config.evaluation import Generation, OrderPreservation, Perplexity
 from isotone.config.report import Report
 from isotone.config.training import Operation, Training, TrainJob
 from isotone.controls.settings import Controls
@@ -58,6 +58,7 @@ class Study:
     perplexity: Perplexity = section(Perplexity, "clean quality")
     attacks: Attacks = section(Attacks, "attacks and their budgets")
     controls: Controls = section(Controls, "controls of equal quality")
+    generation: Generation = section(Generation, "what an encoder-decoder model writes (task: pairs)", quiet=True)
     order_preservation: OrderPreservation = section(OrderPreservation, "order of graded sentences in hidden states")
     report: Report = section(Report, "statistics and report")
     operation: Operation = section(Operation, "how runs are operated; changes no result")
@@ -240,6 +241,11 @@ class Study:
         Trained runs and controls of a seed, whose settings differ, share none with each other.
         """
         return "" if self.operation.attack_jobs == "run" else f"{'controls' if '~' in arm else 'seed'}_{seed}"
+
+    @property
+    def writes(self) -> bool:
+        """Whether its models write targets, which are compared with references."""
+        return self.data.task == "pairs"
 
     def attacks_of(self, arm: str) -> list[str]:
         """The attacks that run on an arm or control."""

@@ -75,6 +75,11 @@ class Sources:
             [(f"{run.folder}/perplexity.jsonl", next(iter(tables[run].values())).digest) for run in runs]
         )
 
+    def written(self, runs: Sequence[Run]) -> str:
+        """Key of the outputs of some runs."""
+        tables = self.evidence.written
+        return self._group([(f"{run.folder}/generation.jsonl", tables[run]["model"].digest) for run in runs])
+
     def other(self, entries: list[tuple[str, str]]) -> str:
         """Key of other files, given with their digests."""
         return self._group(entries)

@@ -68,6 +68,8 @@ def files_of(study: Study, run: Run) -> list[str]:
     found = [files.marker, files.history, files.certificate, files.perplexity.rows, files.perplexity.marker]
     for attack in study.attacks_of(run.name):
         found += [files.attack(attack).rows, files.attack(attack).marker]
+    if study.writes:
+        found += [files.generation.rows, files.generation.marker]
     if study.order_preservation.run:
         found += [files.order.rows, files.order.marker]
     return [os.path.normpath(path) for path in found]

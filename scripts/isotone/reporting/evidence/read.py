@@ -13,6 +13,7 @@ from isotone.errors import ConfigurationError
 from isotone.records import Json, read_json
 from isotone.reporting.evidence.expected import Run, all_runs, check_complete
 from isotone.reporting.evidence.rows import AttackRows, CleanRows, read_attack, read_clean, shared_documents
+from isotone.reporting.evidence.written import WrittenRows, read_written
 from isotone.studies.study import Study
 
 
@@ -23,6 +24,7 @@ class Evidence:
     Attributes:
         clean: run to protocol to rows.
         attacks: run to attack to variant to rows.
+        written: run to system to rows, where a study writes.
         markers: relative path of a marker to its content.
         unavailable: controls that could not be made, and why.
     """
@@ -31,6 +33,7 @@ class Evidence:
     folder: Path
     clean: dict[Run, dict[str, CleanRows]] = field(default_factory=dict)
     attacks: dict[Run, dict[str, dict[str, AttackRows]]] = field(default_factory=dict)
+    written: dict[Run, dict[str, WrittenRows]] = field(default_factory=dict)
     markers: dict[str, Json] = field(default_factory=dict)
     certificates: dict[Run, Json] = field(default_factory=dict)
     unavailable: dict[Run, str] = field(default_factory=dict)
@@ -90,6 +93,13 @@ def _align(evidence: Evidence) -> None:
                 )
             lists[f"{run.folder}/perplexity.jsonl"] = tables[protocol].documents
         shared_documents(lists, f"protocol {protocol}")
+    if evidence.written:
+        lists = {
+            f"{run.folder}/generation.jsonl ({system})": rows.documents
+            for run, systems in evidence.written.items()
+            for system, rows in systems.items()
+        }
+        shared_documents(lists, "generation")
     for attack in evidence.study.attacks.run:
         lists, forms = {}, {}
         for run, attacks in evidence.attacks.items():
@@ -119,6 +129,8 @@ def _load_run(evidence: Evidence, run: Run) -> None:
         evidence.unavailable[run] = str(made.get("reason", "not available"))
         return
     evidence.clean[run] = read_clean(folder / "perplexity.jsonl")
+    if evidence.study.writes:
+        evidence.written[run] = read_written(folder / "generation.jsonl")
     evidence.attacks[run] = {
         attack: read_attack(folder / "attacks" / f"{attack}.jsonl") for attack in evidence.study.attacks_of(run.name)
     }

@@ -127,7 +127,7 @@ def stream_rows(path: Path, schema: str) -> Iterator[tuple[int, dict[str, Any], 
         raise InputOutputError(f"{path}, line {number}: {error}. Delete the file and run its step again.") from None
 
 
-def _number(row: dict[str, Any], key: str, path: Path, number: int) -> float:
+def number_of(row: dict[str, Any], key: str, path: Path, number: int) -> float:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise InputOutputError(
@@ -194,10 +194,10 @@ def _derived(row: dict[str, Any], kept_row: dict[str, Any]) -> dict[str, float]:
 def _slim(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
     kept: dict[str, Any] = {"document": str(row.get("document"))}
     for key in REQUIRED:
-        kept[key] = _number(row, key, path, number)
+        kept[key] = number_of(row, key, path, number)
     for key in MEASURES:
         if key not in kept and row.get(key) is not None:
-            kept[key] = _number(row, key, path, number)
+            kept[key] = number_of(row, key, path, number)
     kept |= _derived(row, kept)
     kept["curve"] = _curve(row)
     kept["compute"] = row.get("compute") or []
@@ -262,7 +262,7 @@ def _columns(rows: list[dict[str, Any]], digest: str) -> AttackRows:
     )
 
 
-def _insist_once(documents: list[str], path: Path, what: str) -> None:
+def insist_once(documents: list[str], path: Path, what: str) -> None:
     if len(set(documents)) < len(documents):
         twice = next(name for name in documents if documents.count(name) > 1)
         raise InputOutputError(
@@ -284,7 +284,7 @@ def read_attack(path: Path) -> dict[str, AttackRows]:
     if not gathered:
         raise InputOutputError(f"{path} has no rows. Delete it and run its step again.")
     for variant, rows in gathered.items():
-        _insist_once([row["document"] for row in rows], path, variant)
+        insist_once([row["document"] for row in rows], path, variant)
     return {variant: _columns(rows, digest.hexdigest()) for variant, rows in gathered.items()}
 
 
@@ -304,12 +304,12 @@ def read_clean(path: Path) -> dict[str, CleanRows]:
         if row.get("excluded"):
             excluded[protocol] = excluded.get(protocol, 0) + 1
             continue
-        kept = {key: _number(row, key, path, number) for key in ("nll", "tokens", "bytes", "words")}
+        kept = {key: number_of(row, key, path, number) for key in ("nll", "tokens", "bytes", "words")}
         gathered[protocol].append({"document": str(row["document"]), **kept})
     tables = {}
     for protocol, rows in gathered.items():
         rows.sort(key=lambda row: row["document"])
-        _insist_once([row["document"] for row in rows], path, protocol)
+        insist_once([row["document"] for row in rows], path, protocol)
         if not rows:
             raise InputOutputError(f"{path}: protocol {protocol} scored no document. Use longer test documents.")
         arrays = {

@@ -1,0 +1,162 @@
+"""What was written reaches the report: every printed number recomputed from planted rows."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from isotone.errors import ConfigurationError, InputOutputError
+from isotone.reporting.evidence.written import SCORES, read_written
+from isotone.reporting.final_results import build, validate
+from isotone.reporting.tables.study import all_tables
+from isotone.reporting.tables.table import to_csv
+from scipy import stats
+from synthetic_study import _write_lines, study_settings, write_marker, write_study
+
+DOCUMENTS = 12
+OF_COPY = {"rouge1": 70.0, "rouge2": 50.0, "rougeL": 60.0, "rougeLsum": 65.0, "chrf": 68.0}
+GAIN = {"baseline": 5.0, "mlp_both": -3.0}  # points over copying
+
+
+def study_of():
+    found = study_settings(
+        arms=("baseline", "mlp_both"), seeds=(7, 8), attacks=("hotflip",), controls=("tempered",), documents=12, resamples=500
+    )  # fmt: skip
+    return replace(found, data=replace(found.data, task="pairs"))
+
+
+def rows_of(run, seed):
+    """Rows and, by document, the planted gain over copying."""
+    spread = np.random.default_rng([seed, *run.encode()]).normal(0, 0.3, DOCUMENTS)
+    words = np.random.default_rng(1).integers(8, 30, DOCUMENTS)
+    rows = []
+    for index in reversed(range(DOCUMENTS)):
+        common = {"document": f"verse {index:02d}", "reference_words": int(words[index]), "readable": index != 3}
+        hard = float(np.sin(index))  # documents differ more than models, so pairing matters
+        copied = {key: value + 20 * hard for key, value in OF_COPY.items()}
+        gain = GAIN[run.partition("~")[0]] + float(spread[index])
+        rows.append({"system": "copy", "words": int(words[index]) + 4, "output": "a", **copied, **common})
+        rows.append(
+            {"system": "lead", "words": 5, "output": "a", **{key: value / 2 for key, value in copied.items()}, **common}
+        )
+        rows.append(
+            {"system": "model", "words": int(words[index]) + index % 2, "output": "a", "tokens": 20 + index, "capped": index < 3, "ids": [5]}
+            | {key: value + gain for key, value in copied.items()}
+            | common
+        )  # fmt: skip
+    return rows
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    found, folder = study_of(), tmp_path_factory.mktemp("written")
+    write_study(folder, found)
+    for run, seed in found.runs():
+        base = folder / f"runs/{run}/seed-{seed}"
+        _write_lines(base / "generation.jsonl", "generation/1", rows_of(run, seed))
+        write_marker(
+            base / "generation.json", "generate", settings={}, inputs={}, outputs={}, result={}, cost={"seconds": 1.0}
+        )
+    return found, folder
+
+
+@pytest.fixture(scope="module")
+def document(study):
+    found = build(*study)
+    validate(found)
+    return found
+
+
+def column(run, seed, system, key):
+    return np.array([row[key] for row in rows_of(run, seed) if row["system"] == system], float)
+
+
+def test_scores_are_plain_means_over_documents_and_seeds(document):
+    found = document["results"]["generation"]
+    assert set(found["arms"]) == {"baseline", "mlp_both", "mlp_both~tempered"}
+    assert found["documents"] == DOCUMENTS and found["unreadable"] == 1
+    for arm, entry in found["arms"].items():
+        for key in SCORES:
+            mean = np.mean([column(arm, seed, "model", key) for seed in (7, 8)])
+            assert entry[key]["value"] == pytest.approx(mean, rel=1e-9) and entry[key]["n"] == DOCUMENTS
+            low, high = entry[key]["interval"]
+            assert low < entry[key]["value"] < high
+        assert entry["tokens"]["value"] == pytest.approx(20 + (DOCUMENTS - 1) / 2)
+        assert entry["capped"]["value"] == 0.25 and entry["capped"]["interval"][0] > 0.05
+        words, reference = (column(arm, 7, "model", key).sum() for key in ("words", "reference_words"))
+        assert entry["length_ratio"]["value"] == pytest.approx(words / reference)
+    for system, factor in (("copy", 1), ("lead", 0.5)):
+        for key in SCORES:
+            mean = factor * np.mean(column("baseline", 7, "copy", key))
+            assert found["systems"][system][key]["value"] == pytest.approx(mean)
+
+
+def test_differences_are_paired_by_document(document):
+    """Documents differ by 14 points, models by their planted gain: only a paired interval is short."""
+    found = document["results"]["generation"]["arms"]
+    assert found["baseline"]["over_baseline"] is None
+    for arm in ("mlp_both", "mlp_both~tempered"):
+        for key in SCORES:
+            own, base = (np.stack([column(name, seed, "model", key) for seed in (7, 8)]) for name in (arm, "baseline"))
+            entry = found[arm]["over_baseline"][key]
+            assert entry["value"] == pytest.approx((own - base).mean(), rel=1e-8)
+            low, high = entry["interval"]
+            unpaired = 2 * stats.sem(own.mean(0)) * stats.t.ppf(0.975, DOCUMENTS - 1)
+            assert entry["value"] < high < 0 and high - low < unpaired
+            copied = found[arm]["over_copy"][key]
+            assert copied["value"] == pytest.approx((own - column(arm, 7, "copy", key)).mean(), rel=1e-8)
+    assert (
+        found["baseline"]["over_copy"]["chrf"]["interval"][0]
+        > 0
+        > found["mlp_both"]["over_copy"]["chrf"]["interval"][1]
+    )
+
+
+def test_the_table_shows_baselines_first_and_the_loss_beside(document):
+    table = next(table for table in all_tables(document) if table.name == "generation")
+    assert [row["arm"] for row in table.rows] == [
+        "copy of the source", "lead: first 3 sentences", "baseline", "mlp_both", "mlp_both~tempered",
+    ]  # fmt: skip
+    results = document["results"]
+    row = table.rows[3]
+    assert row["nll"] == results["quality"]["mlp_both"]["rolling"]["nats_per_token"]
+    assert row["over_baseline"] == results["generation"]["arms"]["mlp_both"]["over_baseline"]["rougeLsum"]
+    assert row["over_copy"] == results["generation"]["arms"]["mlp_both"]["over_copy"]["rougeLsum"]
+    assert "4 beams, length penalty 1" in table.note and "no word of 1 references" in table.note
+    lines = to_csv(table).splitlines()
+    assert len(lines) >= 6 and "nan" not in lines[-1].lower()
+
+
+def test_a_study_of_texts_has_no_such_table(tmp_path):
+    found = study_settings(arms=("baseline", "mlp_both"), seeds=(7,), attacks=("hotflip",), documents=12, resamples=200)
+    document = build(found, write_study(tmp_path, found))
+    assert "generation" not in document["results"]
+    assert "generation" not in {table.name for table in all_tables(document)}
+
+
+def test_rows_that_are_missing_or_wrong_are_refused(study, tmp_path):
+    found, folder = study
+    path = folder / "runs/mlp_both/seed-7/generation.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    try:
+        path.write_text("".join(lines[3:]))
+        with pytest.raises(ConfigurationError, match=r"generation: document 'verse 11' is missing in .*seed-7"):
+            build(found, folder)
+        path.write_text("".join(lines + lines[:1]))
+        with pytest.raises(InputOutputError, match="document 'verse 11' stands twice under copy"):
+            build(found, folder)
+        path.write_text(whole.replace('"rouge1":', '"rouge1":"x","old":', 1))
+        with pytest.raises(InputOutputError, match="rouge1 is 'x' for document"):
+            build(found, folder)
+        path.write_text("".join(line for line in lines if '"model"' not in line))
+        with pytest.raises(InputOutputError, match="holds no output of a model"):
+            read_written(path)
+        other = [line.replace('"chrf":', '"chrf":1,"old":') if '"copy"' in line else line for line in lines]
+        path.write_text("".join(other))
+        with pytest.raises(ConfigurationError, match="hold other sources or references"):
+            build(found, folder)
+        path.unlink()
+        with pytest.raises(ConfigurationError, match=r"generation\.jsonl is missing"):
+            build(found, folder)
+    finally:
+        path.write_text(whole)
