@@ -135,3 +135,38 @@ for _group, _runs in transfer_groups().items():
             "--targets {input.targets} --documents $(dirname {input.documents}) "
             "--sources {input.sources} --source-names {params.names} {params.models} "
             "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
+
+
+if study.writes:
+
+    rule generate_after:
+        """Write once more from attacked sources: how far the output itself falls."""
+        input:
+            model=EACH_RUN.model,
+            shared=FILES.attack_manifest,
+            attack=EACH_RUN.attack("{attack}").rows,
+            test=FILES.split("attack_test").marker,
+            documents=FILES.documents,
+        output:
+            rows=EACH_RUN.generation_after("{attack}").rows,
+            cost=EACH_RUN.generation_after("{attack}").cost,
+            marker=EACH_RUN.generation_after("{attack}").marker,
+        log:
+            FILES.log("generate_after/{attack}/{arm}-seed-{seed}"),
+        benchmark:
+            FILES.timing("generate_after/{attack}/{arm}-seed-{seed}")
+        conda:
+            "../envs/isotone.yaml"
+        resources:
+            mem_mb=4_000,
+        params:
+            settings=settings(generation=study.generation),
+            variant=lambda wildcards: SPECS[wildcards.attack].primary(
+                study.attacks.of(wildcards.attack)
+            ),
+            code=code_digest("generate_after"),
+        shell:
+            "exec python scripts/generate_after.py --settings {params.settings:q} --model {input.model} "
+            "--shared $(dirname {input.shared}) --attack {input.attack} --variant {params.variant} "
+            "--split $(dirname {input.test}) --documents {input.documents}/attack_test.parquet "
+            "--rows {output.rows} --cost {output.cost} --marker {output.marker} >> {log} 2>&1"

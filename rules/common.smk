@@ -185,6 +185,10 @@ def run_files():
         found += [run.marker, run.certificate, run.history, run.perplexity.marker]
         if study.writes:
             found.append(run.generation.marker)
+            found += [
+                run.generation_after(attack).marker
+                for attack in study.written_after(run.arm)
+            ]
         if study.order_preservation.run:
             found.append(run.order.marker)
     return found

@@ -110,7 +110,7 @@ if study.writes:
         resources:
             mem_mb=4_000,
         params:
-            settings=settings(generation=study.generation),
+            settings=settings(generation=replace(study.generation, attacks=[])),
             code=code_digest("generate"),
         shell:
             "exec python scripts/generate.py --settings {params.settings:q} --model {input.model} "

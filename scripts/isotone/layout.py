@@ -119,6 +119,10 @@ class Run(Trained):
         """What it wrote for the test documents (task: pairs)."""
         return Rows(f"{self.folder}/generation")
 
+    def generation_after(self, attack: str) -> Rows:
+        """What it wrote for attacked sources (task: pairs)."""
+        return Rows(f"{self.folder}/generation_after/{attack}")
+
     def attack(self, name: str) -> Rows:
         """What one attack did to it."""
         return Rows(f"{self.folder}/attacks/{name}")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from isotone.config.evaluation import Generation
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.reporting.evidence.written import SCORES, read_written
 from isotone.reporting.final_results import build, validate
@@ -46,6 +47,25 @@ def rows_of(run, seed):
     return rows
 
 
+FALL = {"baseline": 9.0, "mlp_both": 4.0}  # points of a clean output that an attack takes
+
+
+def after_of(run, seed):
+    """Outputs after an attack: half of what an output loses to its reference it also loses to itself."""
+    spread = np.random.default_rng([seed, 9, *run.encode()]).normal(0, 0.3, DOCUMENTS)
+    rows = []
+    for index in reversed(range(DOCUMENTS)):
+        fall = FALL[run.partition("~")[0]] + float(spread[index])
+        clean = {key: value + 20 * float(np.sin(index)) for key, value in OF_COPY.items()}
+        rows.append(
+            {"document": f"chapter {index:04d}", "clean_output": "a", "attacked_output": "b", "changed": index > 1}
+            | {f"clean_{key}": value for key, value in clean.items()}
+            | {f"attacked_{key}": value - fall for key, value in clean.items()}
+            | {f"own_{key}": 100 - fall / 2 for key in clean}
+        )
+    return rows
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     found, folder = study_of(), tmp_path_factory.mktemp("written")
@@ -53,9 +73,11 @@ def study(tmp_path_factory):
     for run, seed in found.runs():
         base = folder / f"runs/{run}/seed-{seed}"
         _write_lines(base / "generation.jsonl", "generation/1", rows_of(run, seed))
-        write_marker(
-            base / "generation.json", "generate", settings={}, inputs={}, outputs={}, result={}, cost={"seconds": 1.0}
-        )
+        nothing = {"settings": {}, "inputs": {}, "outputs": {}, "result": {}, "cost": {"seconds": 1.0}}
+        write_marker(base / "generation.json", "generate", **nothing)
+        for attack in found.written_after(run):
+            _write_lines(base / f"generation_after/{attack}.jsonl", "generation_after/1", after_of(run, seed))
+            write_marker(base / f"generation_after/{attack}.json", "generate_after", **nothing)
     return found, folder
 
 
@@ -126,11 +148,49 @@ def test_the_table_shows_baselines_first_and_the_loss_beside(document):
     assert len(lines) >= 6 and "nan" not in lines[-1].lower()
 
 
+def test_outputs_after_an_attack_are_paired_with_their_own_clean_ones(document):
+    after = document["results"]["generation"]["after"]
+    assert set(after) == {"baseline", "mlp_both", "mlp_both~tempered"}
+    falls = {
+        arm: np.stack([[row["clean_chrf"] - row["attacked_chrf"] for row in after_of(arm, seed)] for seed in (7, 8)])
+        for arm in after
+    }
+    for arm, attacks in after.items():
+        entry = attacks["hotflip"]
+        assert entry["variant"] == "greedy"
+        assert entry["changed"]["value"] == pytest.approx((DOCUMENTS - 2) / DOCUMENTS)
+        assert entry["fall"]["chrf"]["value"] == pytest.approx(falls[arm].mean(), rel=1e-8)
+        low, high = entry["fall"]["chrf"]["interval"]
+        assert low < entry["fall"]["chrf"]["value"] < high
+        assert entry["own"]["chrf"]["value"] == pytest.approx(100 - falls[arm].mean() / 2, rel=1e-8)
+        gap = entry["clean"]["chrf"]["value"] - entry["attacked"]["chrf"]["value"]
+        assert gap == pytest.approx(falls[arm].mean(), rel=1e-8)
+    assert after["baseline"]["hotflip"]["less_than_baseline"] is None
+    less = after["mlp_both"]["hotflip"]["less_than_baseline"]["chrf"]
+    assert less["value"] == pytest.approx((falls["baseline"] - falls["mlp_both"]).mean(), rel=1e-8)
+    assert less["interval"][0] > 0 and less["p"] < 0.05
+    table = next(table for table in all_tables(document) if table.name == "generation_after")
+    assert [(row["arm"], row["attack"]) for row in table.rows] == [(arm, "hotflip") for arm in after]
+    assert table.rows[1]["less"] == after["mlp_both"]["hotflip"]["less_than_baseline"]["rougeLsum"]
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [("gcg", "which is not in attacks.run"), ("uat", "name no changed tokens"), ("noise", "name no changed tokens")],
+)
+def test_attacks_that_flip_no_tokens_are_refused(attack, words):
+    found = study_settings(arms=("baseline",), seeds=(7,), attacks=("hotflip", "uat", "noise"), controls=())
+    texts = replace(found, generation=Generation(attacks=[attack]))
+    assert texts.written_after("baseline") == [], "a study of texts writes nothing"
+    with pytest.raises(ConfigurationError, match=f'generation.attacks has "{attack}", .*{words}'):
+        replace(texts, data=replace(found.data, task="pairs"))
+
+
 def test_a_study_of_texts_has_no_such_table(tmp_path):
     found = study_settings(arms=("baseline", "mlp_both"), seeds=(7,), attacks=("hotflip",), documents=12, resamples=200)
     document = build(found, write_study(tmp_path, found))
     assert "generation" not in document["results"]
-    assert "generation" not in {table.name for table in all_tables(document)}
+    assert not {"generation", "generation_after"} & {table.name for table in all_tables(document)}
 
 
 def test_rows_that_are_missing_or_wrong_are_refused(study, tmp_path):

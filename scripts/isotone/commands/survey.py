@@ -102,6 +102,9 @@ def expected_steps(study: Study, folder: Path) -> list[Step]:
             steps.append(step("generate", name, run.generation.marker, f"generate/{name}"))
         for attack in study.attacks_of(arm):
             steps.append(step(f"attack {attack}", name, run.attack(attack).marker, f"attacks/{attack}/{job}"))
+        for attack in study.written_after(arm):
+            after = run.generation_after(attack)
+            steps.append(step(f"generate_after {attack}", name, after.marker, f"generate_after/{attack}/{name}"))
         if study.order_preservation.run:
             steps.append(step("order", name, run.order.marker, f"order/{name}"))
     for attack in study.attacks.transfer:

@@ -94,6 +94,10 @@ class Writer:
             )
         return [self._output(ids_N) for ids_N in found_BN[:, 1:].cpu().numpy()]  # the first is the start token
 
+    def text(self, tokenizer: Any, written: Written) -> str:
+        """An output as text, without special tokens."""
+        return tokenizer.decode(written.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+
     def _output(self, ids_N: np.ndarray) -> Written:
         ends = np.flatnonzero(ids_N == self.model.config.eos_token_id)
         return Written(ids_N[: ends[0]] if len(ends) else ids_N, not len(ends))

@@ -74,7 +74,7 @@ def rows_of(
     """  # fmt: skip
     rows = []
     for name, written, (source, reference) in zip(names, writer.write(sources), texts, strict=True):
-        output = tokenizer.decode(written.ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        output = writer.text(tokenizer, written)
         rows.append(
             scored("model", name, output, reference)
             | {"tokens": len(written.ids), "capped": written.capped, "ids": written.ids.tolist()}

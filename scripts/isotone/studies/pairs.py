@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from isotone.attacks.registry import SPECS
 from isotone.errors import ConfigurationError
+from isotone.schema import suggestion
 
 if TYPE_CHECKING:
     from isotone.studies.study import Study
@@ -57,6 +58,14 @@ def _refused(study: Study) -> Iterator[str]:
             )
     if shared.threat_model == "text":
         yield "attacks.shared.threat_model is text, which is not written for the sources of pairs. Choose tokens."
+    for attack in study.generation.attacks:
+        if attack not in study.attacks.run:
+            yield (
+                f'generation.attacks has "{attack}", which is not in attacks.run.{suggestion(attack, study.attacks.run)} A model writes '
+                "from sources that this study attacked; add the attack, or take it out of generation.attacks."
+            )
+        elif SPECS[attack].universal(study.attacks.of(attack)) or SPECS[attack].rows:
+            yield f'generation.attacks has "{attack}", whose rows name no changed tokens of each source. Name an attack that flips tokens.'
     for key, names in (("attacks.run", study.attacks.run), ("controls.attacks", study.controls.attacks)):
         for name in names:
             if not SPECS[name].on_pairs or SPECS[name].universal(study.attacks.of(name)):

@@ -247,6 +247,10 @@ class Study:
         """Whether its models write targets, which are compared with references."""
         return self.data.task == "pairs"
 
+    def written_after(self, arm: str) -> list[str]:
+        """The attacks after which an arm or control writes once more."""
+        return [attack for attack in self.generation.attacks if attack in self.attacks_of(arm)] if self.writes else []
+
     def attacks_of(self, arm: str) -> list[str]:
         """The attacks that run on an arm or control."""
         return self.controls.attacks if "~" in arm else self.attacks.run

@@ -80,6 +80,13 @@ class Sources:
         tables = self.evidence.written
         return self._group([(f"{run.folder}/generation.jsonl", tables[run]["model"].digest) for run in runs])
 
+    def after(self, runs: Sequence[Run], attack: str) -> str:
+        """Key of the outputs of some runs after an attack."""
+        tables = self.evidence.after
+        return self._group(
+            [(f"{run.folder}/generation_after/{attack}.jsonl", tables[run][attack].digest) for run in runs]
+        )
+
     def other(self, entries: list[tuple[str, str]]) -> str:
         """Key of other files, given with their digests."""
         return self._group(entries)

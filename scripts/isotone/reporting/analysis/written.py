@@ -7,12 +7,13 @@ import numpy as np
 from isotone.errors import ConfigurationError
 from isotone.records import Json
 from isotone.reporting.analysis.numbers import Sources, draw_of, number
-from isotone.reporting.evidence.expected import Run
+from isotone.reporting.evidence.expected import Run, primary_variant
 from isotone.reporting.evidence.read import Evidence
 from isotone.reporting.evidence.written import SCORES, WrittenRows
 from isotone.statistics import bca_columns, bca_mean, bca_ratio, two_way, wilson
 
 VERSION = "generation/1"
+AFTER_VERSION = "generation_after/1"
 NOTHING_WRITTEN = ("copy", "lead")
 
 
@@ -74,6 +75,57 @@ def _of_model(evidence: Evidence, name: str, sources: Sources) -> Json:
     return entry
 
 
+def _falls(evidence: Evidence, run: Run, attack: str, key: str) -> np.ndarray:
+    """Points that each document's output loses against its reference."""
+    columns = evidence.after[run][attack].columns
+    return columns[f"clean_{key}"] - columns[f"attacked_{key}"]
+
+
+def _after(evidence: Evidence, name: str, attack: str, sources: Sources) -> Json:
+    runs, study = evidence.runs_of(name), evidence.study
+    rows = sources.after(runs, attack)
+    tables = [evidence.after[run][attack] for run in runs]
+    options, facts = draw_of(study.report), {"seeds": len(runs), "version": AFTER_VERSION}
+
+    def means(prefix: str) -> Json:
+        values_NC = np.mean([np.stack([t.columns[f"{prefix}_{key}"] for key in SCORES], 1) for t in tables], axis=0)
+        found = zip(SCORES, bca_columns(values_NC, **options), strict=True)
+        return {key: number(estimate, "points", rows, **facts) for key, estimate in found}
+
+    changed_N = tables[0].columns["changed"]
+    share = wilson(int(changed_N.sum()), len(changed_N), confidence=study.report.confidence)
+    entry: Json = {
+        "variant": primary_variant(study, attack),
+        "clean": means("clean"),
+        "attacked": means("attacked"),
+        "own": means("own"),
+        "fall": {
+            key: _difference(np.stack([_falls(evidence, run, attack, key) for run in runs]), evidence, rows)
+            for key in SCORES
+        },
+        "changed": number(share, "share of outputs", rows, seed=runs[0].seed, version=AFTER_VERSION),
+        "less_than_baseline": None,
+    }
+    base = study.report.baseline
+    seeds = evidence.common_seeds(name, base) if name != base else []
+    if seeds:
+        both = sources.after([Run(arm, seed) for seed in seeds for arm in (name, base)], attack)
+        entry["less_than_baseline"] = {
+            key: _difference(
+                np.stack(
+                    [
+                        _falls(evidence, Run(base, s), attack, key) - _falls(evidence, Run(name, s), attack, key)
+                        for s in seeds
+                    ]
+                ),
+                evidence,
+                both,
+            )
+            for key in SCORES
+        }
+    return entry
+
+
 def written(evidence: Evidence, sources: Sources) -> Json:
     """Every arm and control, and beside them what copying the source and its first sentences give.
 
@@ -95,6 +147,11 @@ def written(evidence: Evidence, sources: Sources) -> Json:
     return {
         "systems": {system: _of_text([first[system]], evidence, rows) for system in NOTHING_WRITTEN},
         "arms": {name: _of_model(evidence, name, sources) for name in names if evidence.runs_of(name)},
+        "after": {
+            name: {attack: _after(evidence, name, attack, sources) for attack in evidence.study.written_after(name)}
+            for name in names
+            if evidence.runs_of(name) and evidence.study.written_after(name)
+        },
         "documents": len(first["model"].documents),
         "unreadable": first["model"].unreadable,
     }

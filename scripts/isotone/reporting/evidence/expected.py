@@ -70,6 +70,8 @@ def files_of(study: Study, run: Run) -> list[str]:
         found += [files.attack(attack).rows, files.attack(attack).marker]
     if study.writes:
         found += [files.generation.rows, files.generation.marker]
+        for attack in study.written_after(run.name):
+            found += [files.generation_after(attack).rows, files.generation_after(attack).marker]
     if study.order_preservation.run:
         found += [files.order.rows, files.order.marker]
     return [os.path.normpath(path) for path in found]

@@ -13,7 +13,7 @@ from isotone.errors import ConfigurationError
 from isotone.records import Json, read_json
 from isotone.reporting.evidence.expected import Run, all_runs, check_complete
 from isotone.reporting.evidence.rows import AttackRows, CleanRows, read_attack, read_clean, shared_documents
-from isotone.reporting.evidence.written import WrittenRows, read_written
+from isotone.reporting.evidence.written import AfterRows, WrittenRows, read_after, read_written
 from isotone.studies.study import Study
 
 
@@ -25,6 +25,7 @@ class Evidence:
         clean: run to protocol to rows.
         attacks: run to attack to variant to rows.
         written: run to system to rows, where a study writes.
+        after: run to attack to what was written after it.
         markers: relative path of a marker to its content.
         unavailable: controls that could not be made, and why.
     """
@@ -34,6 +35,7 @@ class Evidence:
     clean: dict[Run, dict[str, CleanRows]] = field(default_factory=dict)
     attacks: dict[Run, dict[str, dict[str, AttackRows]]] = field(default_factory=dict)
     written: dict[Run, dict[str, WrittenRows]] = field(default_factory=dict)
+    after: dict[Run, dict[str, AfterRows]] = field(default_factory=dict)
     markers: dict[str, Json] = field(default_factory=dict)
     certificates: dict[Run, Json] = field(default_factory=dict)
     unavailable: dict[Run, str] = field(default_factory=dict)
@@ -100,6 +102,13 @@ def _align(evidence: Evidence) -> None:
             for system, rows in systems.items()
         }
         shared_documents(lists, "generation")
+        for attack in evidence.study.generation.attacks:
+            lists = {
+                f"{run.folder}/generation_after/{attack}.jsonl": rows[attack].documents
+                for run, rows in evidence.after.items()
+                if attack in rows
+            }
+            shared_documents(lists, f"generation after {attack}")
     for attack in evidence.study.attacks.run:
         lists, forms = {}, {}
         for run, attacks in evidence.attacks.items():
@@ -131,6 +140,10 @@ def _load_run(evidence: Evidence, run: Run) -> None:
     evidence.clean[run] = read_clean(folder / "perplexity.jsonl")
     if evidence.study.writes:
         evidence.written[run] = read_written(folder / "generation.jsonl")
+        evidence.after[run] = {
+            attack: read_after(folder / "generation_after" / f"{attack}.jsonl")
+            for attack in evidence.study.written_after(run.name)
+        }
     evidence.attacks[run] = {
         attack: read_attack(folder / "attacks" / f"{attack}.jsonl") for attack in evidence.study.attacks_of(run.name)
     }

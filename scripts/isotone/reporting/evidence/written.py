@@ -18,6 +18,21 @@ from isotone.reporting.evidence.rows import insist_once, number_of, stream_rows
 SCORES = ("rouge1", "rouge2", "rougeL", "rougeLsum", "chrf")
 LENGTHS = ("words", "reference_words")
 OF_A_MODEL = ("tokens", "capped")
+AFTER = tuple(f"{what}_{key}" for what in ("clean", "attacked", "own") for key in SCORES)
+
+
+@dataclass
+class AfterRows:
+    """What one model wrote for clean and for attacked sources.
+
+    Attributes:
+        columns: scores of both outputs against the reference, of the second against the first (``own_...``), and whether
+            they differ (``changed``), array_N.
+    """
+
+    documents: list[str]
+    columns: dict[str, np.ndarray]
+    digest: str
 
 
 @dataclass
@@ -61,3 +76,24 @@ def _table(rows: list[dict[str, Any]], path: Path, system: str, digest: str) -> 
     keys = [*SCORES, *LENGTHS, *(OF_A_MODEL if system == "model" else ())]
     columns = {key: np.array([row[key] for row in rows], np.float64) for key in keys}
     return WrittenRows(documents, columns, sum(not row["readable"] for row in rows), digest)
+
+
+def read_after(path: Path) -> AfterRows:
+    """One file of outputs after an attack.
+
+    Raises:
+        InputOutputError: damaged line, a number that is none, a document that stands twice, or no rows.
+    """
+    rows: list[dict[str, Any]] = []
+    digest = hashlib.sha256()
+    for number, row, line in stream_rows(path, "generation_after/1"):
+        digest.update(line)
+        kept: dict[str, Any] = {key: number_of(row, key, path, number) for key in AFTER}
+        rows.append({**kept, "document": str(row["document"]), "changed": bool(row["changed"])})
+    if not rows:
+        raise InputOutputError(f"{path} has no rows. Delete it and run its step again.")
+    rows.sort(key=lambda row: row["document"])
+    documents = [row["document"] for row in rows]
+    insist_once(documents, path, "outputs")
+    columns = {key: np.array([row[key] for row in rows], np.float64) for key in (*AFTER, "changed")}
+    return AfterRows(documents, columns, digest.hexdigest())

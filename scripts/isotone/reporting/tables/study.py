@@ -14,7 +14,7 @@ from isotone.reporting.tables.overview import by_seed, screening
 from isotone.reporting.tables.published import is_t5, published_pythia, published_t5
 from isotone.reporting.tables.runs import costs, training
 from isotone.reporting.tables.table import Cell, Column, Table, to_csv, to_latex
-from isotone.reporting.tables.written import generation
+from isotone.reporting.tables.written import generation, generation_after
 
 Rows = list[dict[str, Cell]]
 
@@ -212,6 +212,7 @@ def all_tables(document: Json) -> list[Table]:
         _quality(results),
         by_seed(results),
         generation(results),
+        generation_after(results),
         _attacks(results),
         _success(results),
         _comparisons(results),
