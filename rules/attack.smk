@@ -137,7 +137,7 @@ for _group, _runs in transfer_groups().items():
             "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 
-if study.writes:
+if PAIRED:
 
     rule generate_after:
         """Write once more from attacked sources: how far the output itself falls."""

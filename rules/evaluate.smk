@@ -89,7 +89,7 @@ rule order_preservation:
         "--rows {output.rows} --marker {output.marker} >> {log} 2>&1"
 
 
-if study.writes:
+if PAIRED:
 
     rule generate:
         """Write a target for every test document and compare it with the reference."""

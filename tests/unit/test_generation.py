@@ -1,12 +1,16 @@
 import itertools
+from dataclasses import replace
 
 import models_zoo as zoo
 import numpy as np
 import pytest
 import torch
+import yaml
 from isotone.config.evaluation import Generation
 from isotone.errors import ConfigurationError
 from isotone.evaluation.generation import Writer
+from isotone.planning.estimate import Estimate
+from isotone.studies.study import read_study
 from transformers import GenerationConfig
 
 VOCABULARY, EOS, PAD = 24, 1, 0
@@ -135,3 +139,12 @@ def test_models_that_cannot_write_are_refused():
     model.config.eos_token_id = None
     with pytest.raises(ConfigurationError, match="no single eos_token_id"):
         Writer(model, BEAMS)
+
+
+def test_the_estimate_counts_what_is_written(root, tmp_path):
+    study = read_study(yaml.safe_load((root / "config/t5-smoke.yaml").read_text()), "here")
+    study = replace(study, generation=Generation(beams=3, max_new_tokens=10, documents=5))
+    stages = {stage.stage: stage for stage in Estimate(study, tmp_path, "h100", 1, 25.0).stages()}
+    each, runs = 64 + 3 * 10, len(study.runs())
+    assert stages["generate"].tokens == runs * 5 * each
+    assert stages["generate after hotflip"].tokens == runs * 2 * study.attacks.shared.documents * each

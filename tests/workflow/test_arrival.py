@@ -75,6 +75,7 @@ CHOSEN: dict[str, Any] = {
         "strongest": {"members": ["hotflip", "query"]},
     },
     "controls": {"kinds": ["noised", "early"], "attacks": ["random"]},
+    "generation": {"attacks": ["query"]},
     "report": {"baseline": "other", "thresholds": [0.3]},
     "operation": {"criteria": [{"measure": "memory", "limit": 3}]},
 }

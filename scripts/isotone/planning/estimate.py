@@ -27,6 +27,7 @@ DEVICES = {
 REACHED = 0.35
 EMBEDDED_TOKENS = {2048: 1_124_000}  # embedded corpus, by size of the vocabulary
 EMBEDDED_MEAN = 946.0  # tokens per chapter
+VERSE_MEAN = 38.0  # tokens per verse
 
 
 @dataclass
@@ -122,18 +123,33 @@ class Estimate:
         flops = jobs * (forward + 2.0 * backward) * self.shape.forward_flops(length)
         return Stage(name, jobs, jobs * (forward + backward), 0, flops, self._hours(flops, narrow=False), 0.0)
 
+    def _mean_length(self) -> float:
+        """Tokens of a test document."""
+        known = read_json_quietly(self.folder / "data" / "test" / "data.json")
+        if known:
+            return self.tokens["test"][0] / known["documents"]
+        if self.study.data.source != "embedded" or (self.study.writes and self.study.data.documents):
+            return self.per_document  # as the tokens of the split were guessed
+        return VERSE_MEAN if self.study.writes else EMBEDDED_MEAN
+
     def _test_tokens(self) -> float:
         """Tokens that perplexity scores: all of the test split, or its first documents."""
         total, wanted = self.tokens["test"][0], self.study.perplexity.documents
-        known = read_json_quietly(self.folder / "data" / "test" / "data.json")
-        mean = (
-            total / known["documents"]
-            if known
-            else EMBEDDED_MEAN
-            if self.study.data.source == "embedded"
-            else self.per_document
-        )
-        return min(total, wanted * mean) if wanted else total
+        return min(total, wanted * self._mean_length()) if wanted else total
+
+    def _writing(self) -> list[Stage]:
+        """Generation at its limit: every source read once, and every beam written to the last token."""
+        study, found = self.study, []
+        settings, longest = study.generation, study.data.pairs.max_source + study.generation.max_new_tokens
+        each = float(study.data.pairs.max_source + settings.beams * settings.max_new_tokens)
+        test = self.tokens["test"][0] / self._mean_length()
+        documents = min(test, settings.documents) if settings.documents else test
+        found.append(self._scoring("generate", len(study.runs()), documents * each, 0.0, longest))
+        for attack in settings.attacks:
+            jobs = sum(attack in study.written_after(arm) for arm, _ in study.runs())
+            twice = 2 * study.attacks.shared.documents  # from the clean source and from the attacked one
+            found.append(self._scoring(f"generate after {attack}", jobs, twice * each, 0.0, longest))
+        return found
 
     def stages(self) -> list[Stage]:
         """Every stage with its share of the work."""
@@ -162,6 +178,7 @@ class Estimate:
             for protocol in study.perplexity.protocols
         )
         found.append(self._scoring("perplexity", len(runs), test * scored, 0.0, study.perplexity.length))
+        found += self._writing() if study.writes else []
         for attack in dict.fromkeys([*study.attacks.run, *study.controls.attacks]):
             jobs = sum(attack in study.attacks_of(arm) for arm, _ in runs)
             cost = SPECS[attack].cost(study.attacks)
