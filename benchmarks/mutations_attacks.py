@@ -29,7 +29,7 @@ MUTATIONS = [
     ("saturation: gains are not shrunk", "scripts/isotone/attacks/proposals.py", "shrink * gain_PK + ", "gain_PK + ", "unit/test_attack_proposals.py"),
     ("rows: changed tokens count in J", "scripts/isotone/attacks/measure.py", 'mean(scored_T & ~changed_T), "self"', 'mean(scored_T), "self"', "unit/test_attack_programs.py"),
     ("rows: distances begin at two", "scripts/isotone/attacks/measure.py", "places - last, 0)", "places - last + 1, 0)", "unit/test_attacks.py"),
-    ("rows: any rise is a success", "scripts/isotone/attacks/measure.py", "bool(relative > SUCCESS)", "bool(relative > 0)", "unit/test_attack_rows.py"),
+    ("rows: any rise is a success", "scripts/isotone/attacks/measure.py", "bool(relative > objective.success)", "bool(relative > 0)", "unit/test_attack_rows.py"),
     ("rows: agreement over changed tokens too", "scripts/isotone/attacks/measure.py", "float(found.same.double().numpy()[kept_T].mean())", "float(found.same.double().numpy().mean())", "unit/test_attack_rows.py"),
     ("rows: divergence over changed tokens too", "scripts/isotone/attacks/measure.py", "float(found.kl.double().numpy()[kept_T].mean())", "float(found.kl.double().numpy().mean())", "unit/test_attack_rows.py"),
     ("rows: a token changed back is listed", "scripts/isotone/attacks/measure.py", "if old[place] != new[place]", "", "unit/test_attack_rows.py"),

@@ -3,8 +3,23 @@
 import attack_zoo as az
 import numpy as np
 import pytest
-from isotone.attacks import hotflip
+from isotone.attacks import hotflip, measure
+from isotone.attacks.objective import Ledger, PairObjective, TextObjective
 from isotone.attacks.published import SUCCESS, SUCCESS_PAIRS
+from isotone.attacks.search import State, Trace
+
+
+def row_of(objective, document, ids, order):
+    clean = objective.scores(document.ids[None])[0]
+    states = [State(document.ids, [], clean, 0.0), State(ids, order, clean, 0.0)]
+    [row] = measure.rows(
+        objective,
+        [Trace(document, clean, states, [Ledger()] * 2, Ledger())],
+        attack="hotflip",
+        variant="x",
+        pieces=["?"] * 320,
+    )
+    return row
 
 
 def by_hand(objective, manifest, document, flips):
@@ -58,3 +73,18 @@ def test_the_form_is_asked_for(changes, variants, primary):
 
 def test_thresholds_are_those_of_the_paper_and_its_code():
     assert (SUCCESS, SUCCESS_PAIRS) == (0.15, 0.10)
+    assert (TextObjective.success, PairObjective.success) == (SUCCESS, SUCCESS_PAIRS)
+
+
+@pytest.mark.parametrize(("rise", "text", "pair"), [(2.3, False, False), (2.5, False, True), (3.7, True, True)])
+def test_a_pair_is_broken_by_a_smaller_rise_than_a_text(rise, text, pair):
+    """The clean sum of the 12 tokens is 24 nats, of which 10 % are 2.4 and 15 % are 3.6."""
+
+    class Paired(az.Additive):
+        success = PairObjective.success
+
+    [document] = az.documents(1, length=12)
+    ids = document.ids.copy()
+    ids[3] = 200
+    for kind, expected in ((az.Additive, text), (Paired, pair)):
+        assert row_of(kind({(3, 200): rise}), document, ids, [3])["published_success"] is expected

@@ -9,10 +9,11 @@ from isotone.config.evaluation import Generation, Perplexity
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.reporting.evidence.written import SCORES, read_written
 from isotone.reporting.final_results import build, validate
+from isotone.reporting.tables.published_t5 import published_meaning, published_t5
 from isotone.reporting.tables.study import all_tables
-from isotone.reporting.tables.table import to_csv
+from isotone.reporting.tables.table import text_of, to_csv
 from scipy import stats
-from synthetic_study import _write_lines, study_settings, write_marker, write_study
+from synthetic_study import Planted, _write_lines, attack_rows, study_settings, write_marker, write_study
 
 DOCUMENTS = 12
 OF_COPY = {"rouge1": 70.0, "rouge2": 50.0, "rougeL": 60.0, "rougeLsum": 65.0, "chrf": 68.0}
@@ -33,7 +34,8 @@ def as_pairs(found, **more):
 
 def study_of():
     found = study_settings(
-        arms=("baseline", "mlp_both"), seeds=(7, 8), attacks=("hotflip",), controls=("tempered",), documents=12, resamples=500
+        arms=("baseline", "mlp_both"), seeds=(7, 8), attacks=("hotflip",), controls=("tempered",), documents=12, resamples=500,
+        settings={"hotflip": {"published": True}},
     )  # fmt: skip
     return as_pairs(found)
 
@@ -185,6 +187,52 @@ def test_outputs_after_an_attack_are_paired_with_their_own_clean_ones(document):
     table = next(table for table in all_tables(document) if table.name == "generation_after")
     assert [(row["arm"], row["attack"]) for row in table.rows] == [(arm, "hotflip") for arm in after]
     assert table.rows[1]["less"] == after["mlp_both"]["hotflip"]["less_than_baseline"]["rougeLsum"]
+
+
+def test_the_published_summaries_stand_beside_ours(document):
+    tables = {table.name: table for table in all_tables(document)}
+    assert "published" not in tables, "Pythia's numbers belong to studies of texts"
+    table, results = tables["published_t5"], document["results"]
+    assert "arXiv:2602.02686" in table.note and "above 10 %" in table.columns[5].label
+    keys = ("arm", "rouge1", "rouge2", "rougeLsum", "success", "degradation")
+    assert [tuple(row[key] for key in keys) for row in table.rows[:3]] == [
+        ("standard", 32.6, 11.9, 26.6, 0.69, 0.213),
+        ("baseline", 30.9, 11.5, 25.0, 0.63, 0.162),
+        ("monotone", 29.6, 10.6, 24.2, 0.19, 0.052),
+    ]
+    assert [row["rouge1"] for row in table.rows[3:6]] == [19.9, 20.0, 18.9]
+    ours = {row["arm"]: row for row in table.rows[6:]}
+    assert list(ours) == ["baseline", "mlp_both", "mlp_both~tempered"]
+    for arm, row in ours.items():
+        form = results["damage"][arm]["hotflip"]["published"]
+        assert row["rougeLsum"] == results["generation"]["arms"][arm]["rougeLsum"]
+        assert row["success"] == form["published_success"] and row["degradation"] == form["published_degradation"]
+        rises = [entry["published_degradation"] for entry in attack_rows_of(document, arm)]
+        assert row["success"]["value"] == pytest.approx(np.mean([rise > 0.1 for rise in rises]))
+        assert row["success"]["threshold"] == 0.1
+    said = {row["published"]: row["ours"] for row in tables["published_meaning"].rows}
+    assert f"mlp_both {text_of(ours['mlp_both']['success'], 2)}" in said["success 69, 63, 19 %"]
+    fall = results["generation"]["after"]["mlp_both~tempered"]["hotflip"]["fall"]["rougeLsum"]
+    assert f"mlp_both~tempered {text_of(fall, 1)}" in said["degradation 21.3, 16.2, 5.2 %"]
+    assert said["three seeds"].startswith("2 seeds")
+
+
+def attack_rows_of(document, arm):
+    """The planted rows of the published form, first seed."""
+    study = study_of()
+    return [row for row in attack_rows(study, Planted(), arm, 7, "hotflip") if row["variant"] == "published"]
+
+
+def test_without_the_published_form_the_table_says_how_to_get_it(document):
+    import copy
+
+    other = copy.deepcopy(document["results"])
+    for attacks in other["damage"].values():
+        del attacks["hotflip"]["published"]
+    other["generation"]["after"] = {}
+    said = [str(row["ours"]) for row in published_meaning(other).rows]
+    assert "not run: attacks.hotflip.published" in said and "not run: generation.attacks" in said
+    assert published_t5(other).rows[6]["success"] is None
 
 
 @pytest.mark.parametrize(

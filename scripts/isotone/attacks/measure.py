@@ -20,7 +20,6 @@ import torch
 from scipy import stats
 
 from isotone.attacks.objective import TextObjective, check_numbers
-from isotone.attacks.published import SUCCESS
 from isotone.attacks.search import Trace
 from isotone.evaluation.scoring import Comparison
 from isotone.records import Json
@@ -196,7 +195,7 @@ def _row(
         "self_nll": float(nll_KT[-1][changed_T & scored_T].mean()) if (changed_T & scored_T).any() else 0.0,
         **predictions(objective, document.ids, final.ids, kept_T),
         "published_degradation": relative,
-        "published_success": bool(relative > SUCCESS),
+        "published_success": bool(relative > objective.success),
         "flips": flip_list(document.ids, final.ids, final.order, pieces),
         "curve": curve,
         "distance": distance_profile(nll_KT[-1] - clean_T, changed_T, scored_T),

@@ -105,7 +105,6 @@ def matched(clean_T: np.ndarray, noisy_N: np.ndarray) -> tuple[np.ndarray, np.nd
 def row_of(context: Context, document: Document, kind: str) -> Json:
     """One row of schema ``attack/1``; without a curve, agreement and divergence, for which texts would have to align."""
     from isotone.attacks.measure import distance_profile
-    from isotone.attacks.published import SUCCESS
 
     objective, tokenizer, pieces = context.objective, context.codec, context.vocabulary.pieces
     if tokenizer is None:
@@ -150,7 +149,7 @@ def row_of(context: Context, document: Document, kind: str) -> Json:
         "clean_accuracy": float(right_T[in_clean_M].mean()) if len(in_clean_M) else 0.0,
         "accuracy": float(right_N[in_noisy_M].mean()) if len(in_noisy_M) else 0.0,
         "published_degradation": total / result["clean_nll"],
-        "published_success": bool(total / result["clean_nll"] > SUCCESS),
+        "published_success": bool(total / result["clean_nll"] > objective.success),
         "flips": [
             {
                 "position": a,

@@ -10,10 +10,11 @@ scores of positions; it does not assume that what is changed is what is scored.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
+from isotone.attacks.published import SUCCESS, SUCCESS_PAIRS
 from isotone.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ class TextObjective:
 
     Attributes:
         temperature: the model's own best one, at which `measure` scores the attacked texts once more; None: it does not.
+        success: the relative rise of the loss that the published study called a success.
     """
 
+    success: ClassVar[float] = SUCCESS
     scorer: Scorer
     temperature: float | None = None
     scored: slice = field(init=False)
@@ -116,6 +119,7 @@ class TextObjective:
 class PairObjective(TextObjective):
     """NLL of a target's tokens, EOS included, given its source, which may be changed; rows are ``source EOS target EOS``."""
 
+    success: ClassVar[float] = SUCCESS_PAIRS
     scorer: PairScorer
 
     def kept(self, ids_BT: np.ndarray, clean_BT: np.ndarray) -> np.ndarray:

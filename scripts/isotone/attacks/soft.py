@@ -170,7 +170,7 @@ FORMS = {"ball": ball, "prefix": prefix}
 
 def rows(context: Context, documents: Sequence[Document]) -> dict[str, list[Json]]:
     """A row of each form for each document (all of one length)."""
-    from isotone.attacks.measure import SUCCESS, judged
+    from isotone.attacks.measure import judged
     from isotone.evaluation.vectors import compare
 
     objective, settings = context.objective, context.job.soft
@@ -203,7 +203,7 @@ def rows(context: Context, documents: Sequence[Document]) -> dict[str, list[Json
                     "total": harm,
                     **judged(objective, found, kept_T),
                     "published_degradation": harm / clean,
-                    "published_success": bool(harm / clean > SUCCESS),
+                    "published_success": bool(harm / clean > objective.success),
                     "flips": [],
                     "vectors": settings.length if form == "prefix" else settings.flips,
                     "distance": [],

@@ -10,7 +10,6 @@ from isotone.attacks.context import Context
 from isotone.attacks.documents import Document
 from isotone.attacks.measure import distance_profile, predictions
 from isotone.attacks.objective import Ledger, TextObjective, check_numbers
-from isotone.attacks.published import SUCCESS
 from isotone.attacks.spec import RESTART, Effort
 from isotone.attacks.trigger import Slots, TriggerObjective, by_length, search_trigger
 from isotone.evaluation.journal import Journal
@@ -92,7 +91,7 @@ def trigger_rows(
                 "total": total,
                 **predictions(objective, document.ids, behind, kept_T, len(prefix)),
                 "published_degradation": total / clean,
-                "published_success": bool(total / clean > SUCCESS),
+                "published_success": bool(total / clean > objective.success),
                 "flips": [],
                 "curve": [
                     {"flips": 0, "J": 0.0, "self": 0.0, "total": 0.0, "forward_tokens": 0},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from isotone.attacks.published import SUCCESS
+from isotone.attacks.published import SUCCESS, SUCCESS_PAIRS
 from isotone.records import Json
 from isotone.reporting.analysis.numbers import Sources, draw_of, number
 from isotone.reporting.evidence.expected import Run
@@ -144,9 +144,10 @@ def _entry(evidence: Evidence, runs: list[Run], attack: str, variant: str, sourc
     }
     entry["success"] = _success(evidence, runs, attack, variant, rows)
     if "published_degradation" in measures:
-        hits = int((tables[0].columns["published_degradation"] > SUCCESS).sum())
+        threshold = SUCCESS_PAIRS if evidence.study.writes else SUCCESS
+        hits = int((tables[0].columns["published_degradation"] > threshold).sum())
         share = wilson(hits, len(tables[0].documents), confidence=report.confidence)
-        entry["published_success"] = number(share, "share of documents", rows, seed=runs[0].seed, threshold=SUCCESS)
+        entry["published_success"] = number(share, "share of documents", rows, seed=runs[0].seed, threshold=threshold)
     entry["curve"] = _curve(evidence, runs, attack, variant, rows)
     entry["compute"] = _compute(evidence, runs, attack, variant, rows)
     entry["flips_needed"] = _flips_needed(evidence, runs, attack, variant)

@@ -6,7 +6,7 @@ Models", arXiv:2602.02686; numbers of Pythia from its code, mono-s2s.
 
 from __future__ import annotations
 
-from isotone.attacks.published import SUCCESS, SUCCESS_PAIRS
+from isotone.attacks.published import SUCCESS
 from isotone.records import Json
 from isotone.reporting.tables.table import Cell, Column, Table
 
@@ -21,13 +21,6 @@ PUBLISHED: dict[str, tuple[float, float, float | None]] = {
     "mlp_in": (24.32, 0.835, None),
     "baseline (mlp_in_attn_out pair)": (7.06, 0.750, None),
     "mlp_in_attn_out": (88.17, 0.355, None),
-}
-# T5-small on CNN/DM: ROUGE-1, -2, -Lsum (the paper prints the last as ROUGE-L); share of documents whose
-# loss rose by more than 10 % of the clean loss, and its mean relative rise, under flips of the source.
-PUBLISHED_T5: dict[str, tuple[float, float, float, float, float]] = {
-    "standard": (32.6, 11.9, 26.6, 0.69, 0.213),
-    "baseline": (30.9, 11.5, 25.0, 0.63, 0.162),
-    "monotone": (29.6, 10.6, 24.2, 0.19, 0.052),
 }
 WARNING = (
     "Cooper et al. 2026 (arXiv:2602.02686; code: mono-s2s). Their definitions, shown to compare and not to conclude: a relative rise of the total loss counts the cost of "
@@ -78,53 +71,3 @@ def published_pythia(results: Json) -> Table:
     flips, length = results["settings"]["attacks"]["hotflip"]["flips"], results["settings"]["attacks"]["uat"]["length"]
     ours = f"protocol {protocol}, {flips} flips on each of {results['settings']['attacks']['shared']['documents']} documents, trigger of {length} tokens."
     return Table("published", "Published numbers beside ours", WARNING + BUDGETS + ours, columns, rows)
-
-
-def is_t5(results: Json) -> bool:
-    """Whether the study is one of T5, by the model's family or name."""
-    model = results["settings"]["model"]
-    return "t5" in f"{model['name']} {model['architecture'].get('family', '')}".lower()
-
-
-def published_t5(results: Json) -> Table:
-    """T5: published rows first, then what of their measures a decoder-only study has."""
-    rows: list[dict[str, Cell]] = [
-        {
-            "study": "published, T5-small on CNN/DM",
-            "arm": arm,
-            "rouge1": one,
-            "rouge2": two,
-            "rougeLsum": long,
-            "success": success,
-            "degradation": degradation,
-        }
-        for arm, (one, two, long, success, degradation) in PUBLISHED_T5.items()
-    ]
-    for arm in results["arms"]:
-        form = _one_shot(results, arm)
-        rows.append(
-            {
-                "study": f"this study, {results['study']}",
-                "arm": arm,
-                "success": form.get("published_success"),
-                "degradation": form.get("published_degradation"),
-            }
-        )
-    columns = [Column("study", "study"), Column("arm", "arm")]
-    columns += [
-        Column(key, label, 1)
-        for key, label in (("rouge1", "ROUGE-1"), ("rouge2", "ROUGE-2"), ("rougeLsum", "ROUGE-Lsum"))
-    ]
-    columns += [
-        Column(
-            "success",
-            f"one-shot flips: share of documents above {100 * SUCCESS_PAIRS:.0f} % (ours: {100 * SUCCESS:.0f} %, of the text's own loss)",
-            3,
-        ),
-        Column("degradation", "one-shot flips: mean relative rise of the loss", 3),
-    ]
-    note = (
-        f"{WARNING} What it prints as ROUGE-L is ROUGE-Lsum over predictions that were never split into sentences. "
-        "ROUGE scores summaries; a study of decoder-only models writes none."
-    )
-    return Table("published_t5", "Published summaries beside ours", note, columns, rows)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isotone.attacks.published import SUCCESS
+from isotone.attacks.published import SUCCESS, SUCCESS_PAIRS
 from isotone.records import Json, whole_folder
 from isotone.reporting.figures.choice import in_order
 from isotone.reporting.page.paper import write_paper
 from isotone.reporting.tables import robustness
 from isotone.reporting.tables.overview import by_seed, screening
-from isotone.reporting.tables.published import is_t5, published_pythia, published_t5
+from isotone.reporting.tables.published import published_pythia
+from isotone.reporting.tables.published_t5 import published_meaning, published_t5, writes
 from isotone.reporting.tables.runs import costs, training
 from isotone.reporting.tables.table import Cell, Column, Table, to_csv, to_latex
 from isotone.reporting.tables.written import generation, generation_after
@@ -75,7 +76,7 @@ def _attacks(results: Json) -> Table:
         Column("self", "self"),
         Column("total", "total"),
         Column("published_degradation", "relative rise of total loss"),
-        Column("published_success", f"share above {100 * SUCCESS:.0f} %"),
+        Column("published_success", f"share above {100 * (SUCCESS_PAIRS if writes(results) else SUCCESS):.0f} %"),
         Column("forward_tokens", "forward tokens"),
         Column("backward_tokens", "backward tokens"),
     ]
@@ -222,8 +223,7 @@ def all_tables(document: Json) -> list[Table]:
         _certificates(results),
         training(results),
         *_transfer(results),
-        published_pythia(results),
-        *([published_t5(results)] if is_t5(results) else []),
+        *([published_t5(results), published_meaning(results)] if writes(results) else [published_pythia(results)]),
         costs(document),
     ]
     return [table for table in tables if table.rows]
