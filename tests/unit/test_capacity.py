@@ -40,6 +40,7 @@ PUBLISHED = {
     "google/gemma-2-2b": 2_614_341_888,
     "google/gemma-3-1b-pt": 999_885_952,
     "microsoft/phi-2": 2_779_683_840,
+    "google-t5/t5-small": 60_506_624,
 }
 SMALL_PARTS_LEFT_OUT = (
     "Qwen/Qwen3-0.6B",
@@ -63,6 +64,24 @@ def test_the_formula_counts_a_real_model(family):
     formula = shape_of_config(model.config.to_dict()).parameters
     tolerance = 0 if family in ("gpt_neox", "llama", "mistral", "qwen2") else 0.2  # positions, norms without weights
     assert formula == pytest.approx(counted, rel=tolerance, abs=0)
+
+
+@pytest.mark.parametrize("family", ["t5", "t5_gated"])
+def test_encoders_are_counted_too(family):
+    model = tiny(family)
+    shape = shape_of_config(model.config.to_dict())
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    nets = [weight.numel() for name, weight in model.named_parameters() if "DenseReluDense" in name]
+    assert shape.feed_forward == sum(nets)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_a_scratch_encoder_and_decoder_are_counted_before_they_exist(activation):
+    from transformers import AutoModelForSeq2SeqLM
+
+    architecture = Architecture(family="t5", activation=activation)
+    model = AutoModelForSeq2SeqLM.from_config(configuration_of(architecture, end=1, pad=0))
+    assert shape_of(Model(architecture=architecture)).parameters == model.num_parameters()
 
 
 def test_a_scratch_model_is_counted_before_it_exists():

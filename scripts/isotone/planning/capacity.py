@@ -22,12 +22,18 @@ from isotone.models.files import LAYER_KEYS, read_config
 
 GIB = 2**30
 HEAD_ROWS, HEAD_ELEMENTS = 4096, 1 << 28  # logits that exist at once, as isotone.devices has them (which imports torch)
+BUCKETS = 32  # of T5's relative positions
 HEAD_KEYS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the size of a decoder follows from."""
+    """What the size of a model follows from.
+
+    Attributes:
+        layers: all blocks; of an encoder-decoder model those of both.
+        crossing: decoder blocks that also attend to an encoder (T5: no biases, two tables of relative positions).
+    """
 
     layers: int
     hidden: int
@@ -39,6 +45,7 @@ class Shape:
     tied: bool
     gated: bool
     attention_bias: bool = False  # of a gated model's queries, keys and values
+    crossing: int = 0
 
     @property
     def feed_forward(self) -> int:
@@ -52,6 +59,11 @@ class Shape:
         outer = self.key_value_heads * self.head
         attention = self.hidden * (inner + 2 * outer) + inner * self.hidden
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        if self.crossing:
+            crossed = self.crossing * (attention + self.hidden) + 2 * BUCKETS * self.heads
+            return (
+                self.layers * (attention + 2 * self.hidden) + crossed + self.feed_forward + embeddings + 2 * self.hidden
+            )
         if self.gated:
             small = 2 * self.hidden + (inner + 2 * outer if self.attention_bias else 0)
             last = self.hidden
@@ -93,6 +105,7 @@ KNOWN = {
     "google/gemma-2-2b": Shape(26, 2304, 9216, 8, 4, 256, 256000, True, True),
     "google/gemma-3-1b-pt": Shape(26, 1152, 6912, 4, 1, 256, 262144, True, True),
     "microsoft/phi-2": Shape(32, 2560, 10240, 32, 32, 80, 51200, False, False),
+    "google-t5/t5-small": Shape(12, 512, 2048, 8, 8, 64, 32128, True, False, crossing=6),
     "SmolLM2-135M": Shape(30, 576, 1536, 9, 3, 64, 49152, True, True),
 }
 
@@ -116,6 +129,20 @@ def shape_of_config(config: dict[str, Any]) -> Shape:
     layers = _first(config, *LAYER_KEYS)
     if hidden is None or heads is None or layers is None:
         raise KeyError("hidden size, heads or layers")
+    if config.get("is_encoder_decoder"):
+        crossing = config.get("num_decoder_layers") or layers
+        return Shape(
+            layers=config.get("num_layers", layers) + crossing,
+            hidden=hidden,
+            intermediate=config["d_ff"],
+            heads=heads,
+            key_value_heads=heads,
+            head=config["d_kv"],
+            vocabulary=config["vocab_size"],
+            tied=config.get("tie_word_embeddings", True),
+            gated=gated,
+            crossing=crossing,
+        )
     experts = _first(config, "num_local_experts", "num_experts") or 1
     inner = _first(config, "moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
     return Shape(
@@ -145,6 +172,9 @@ def shape_of(model: Model, base: Path | None = None) -> Shape:
         return shape_of_config(json.loads((base / "config.json").read_text(encoding="utf-8")))
     if model.source == "scratch":
         a = model.architecture
+        if a.family == "t5":
+            size = (a.hidden, a.intermediate, a.heads, a.heads, a.hidden // a.heads, a.vocabulary)
+            return Shape(2 * a.layers, *size, tied=True, gated=a.activation != "relu", crossing=a.layers)
         gated = a.family == "llama"
         return Shape(
             a.layers, a.hidden, a.intermediate, a.heads, a.heads, a.hidden // a.heads, a.vocabulary, False, gated
