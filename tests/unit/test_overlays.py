@@ -42,3 +42,31 @@ def test_the_sweep_lies_on_the_embedded_study(root):
     assert sweep.study == "kjv-sweep" and sweep.seeds == [42]
     assert len(sweep.constrained_arms()) >= 6
     assert sweep.training_of("lift").epochs < study(root, "config.yaml").training_of("lift").epochs
+
+
+def test_t5_has_the_papers_decoding_and_attack_and_equal_epochs(root):
+    plain = study(root, "t5-small.yaml")
+    trainings = [plain.training_of(arm) for arm in plain.arms]
+    assert {(t.epochs, t.learning_rate, t.weight_decay, t.global_batch, t.max_grad_norm, t.precision) for t in trainings} == {
+        (5, 5e-5, 0.01, 4, 1.0, "fp32")
+    }  # fmt: skip
+    pairs, written = plain.data.pairs, plain.generation
+    assert (pairs.prefix, pairs.max_source, pairs.max_target) == ("summarize: ", 512, 128)
+    assert (written.beams, written.length_penalty, written.min_new_tokens, written.max_new_tokens) == (4, 1.2, 10, 80)
+    assert written.no_repeat_ngram == 3 and written.early_stopping
+    assert plain.attacks.hotflip.flips == 5 and plain.attacks.hotflip.published
+    unequal = study(root, "t5-small.yaml", "overlays/published-t5.yaml")
+    assert unequal.study == "published-t5" and "unequal" in unequal.report.title
+    assert {arm: unequal.training_of(arm).epochs for arm in unequal.arms} == {
+        "baseline": 5,
+        "mlp_both": 7,
+        "sign_frozen": 7,
+    }
+    other = study(root, "t5-small.yaml", "overlays/xsum.yaml").data
+    assert (other.name, other.subset, other.column, other.source_column) == (
+        "EdinburghNLP/xsum",
+        "",
+        "summary",
+        "document",
+    )
+    assert other.revision != plain.data.revision and len(other.revision) == 40

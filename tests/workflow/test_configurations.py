@@ -42,6 +42,8 @@ def jobs(study: Study) -> dict[str, int]:
         "early": sum("~early-" in arm for arm, _ in runs),
         "control": sum("~" in arm and "~early-" not in arm for arm, _ in runs),
         "perplexity": len(runs),
+        "generate": len(runs) * study.writes,
+        "generate_after": sum(len(study.written_after(arm)) for arm, _ in runs),
         "pretrain": int(study.model.source == "scratch"),
         "fetch": int("hub" in (study.model.source, study.data.source)),
         "report": 1,
@@ -64,11 +66,14 @@ def test_a_shipped_study_is_planned_offline(checkout: Path, name: str) -> None:
     assert not (checkout / "results").exists(), "a plan writes nothing"
 
 
-def test_the_reference_preset_is_planned_on_top_of_a_model(checkout: Path) -> None:
-    files = ["config/pythia-1.4b.yaml", "config/overlays/published.yaml"]
+@pytest.mark.parametrize(
+    ("name", "overlay"), [("pythia-1.4b", "published"), ("t5-small", "published-t5"), ("t5-small", "xsum")]
+)
+def test_an_overlay_is_planned_on_top_of_its_model(checkout: Path, name: str, overlay: str) -> None:
+    files = [f"config/{name}.yaml", f"config/overlays/{overlay}.yaml"]
     done = run(checkout, "-m", "snakemake", "-n", "--configfile", *files, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
-    expected = jobs(study_of("pythia-1.4b.yaml", "overlays/published.yaml"))
+    expected = jobs(study_of(f"{name}.yaml", f"overlays/{overlay}.yaml"))
     counts = dict(re.findall(r"^(\w+)\s+(\d+)$", done.stdout + done.stderr, re.M))
     assert {rule: int(counts[rule]) for rule in expected} == expected
 

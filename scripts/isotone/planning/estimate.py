@@ -200,6 +200,10 @@ class Estimate:
         """Assumptions, and whether training fits the device."""
         kinds = sorted({kind for _, kind in self.tokens.values()})
         found = [f"tokens: {', '.join(kinds)} ({quantity(self.tokens['train'][0])} to train on)"]
+        if self.study.writes:
+            found.append(
+                "generation writes token by token and reaches less of the peak: it takes longer than its FLOPs say"
+            )
         gib = DEVICES[self.device][2]
         training, devices = self.study.training, 1
         memory = training_memory(self.shape, training)
