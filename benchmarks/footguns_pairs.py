@@ -70,7 +70,10 @@ def unpaired(pairs: list) -> None:
     def thinned(text: str) -> str:
         return " ".join(word for index, word in enumerate(text.split()) if index % 10 != 5)
 
-    scores = np.array([[overlap(text, p.text)["rouge1"] for text in (p.source, thinned(p.source))] for p in pairs])
+    copied = [overlap(p.source, p.text) for p in pairs]
+    print("copies of verses: " + ", ".join(f"{key} {np.mean([row[key] for row in copied]):.1f}" for key in copied[0]))
+    thin = [overlap(thinned(p.source), p.text)["rouge1"] for p in pairs]
+    scores = np.stack([[row["rouge1"] for row in copied], thin], 1)
     n = len(scores)
     difference = scores[:, 0] - scores[:, 1]
     paired = stats.t.ppf(0.975, n - 1) * stats.sem(difference)
