@@ -10,6 +10,7 @@ from isotone.config.evaluation import Generation
 from isotone.errors import ConfigurationError
 from isotone.evaluation.generation import Writer
 from isotone.planning.estimate import Estimate
+from isotone.records import write_json
 from isotone.studies.study import read_study
 from transformers import GenerationConfig
 
@@ -144,7 +145,17 @@ def test_models_that_cannot_write_are_refused():
 def test_the_estimate_counts_what_is_written(root, tmp_path):
     study = read_study(yaml.safe_load((root / "config/t5-smoke.yaml").read_text()), "here")
     study = replace(study, generation=Generation(beams=3, max_new_tokens=10, documents=5))
-    stages = {stage.stage: stage for stage in Estimate(study, tmp_path, "h100", 1, 25.0).stages()}
-    each, runs = 64 + 3 * 10, len(study.runs())
+    estimate = Estimate(study, tmp_path, "h100", 1, 25.0)
+    stages = {stage.stage: stage for stage in estimate.stages()}
+    each, runs, attacked = 64 + 3 * 10, len(study.runs()), study.attacks.shared.documents
     assert stages["generate"].tokens == runs * 5 * each
-    assert stages["generate after hotflip"].tokens == runs * 2 * study.attacks.shared.documents * each
+    assert stages["generate after hotflip"].tokens == runs * 2 * attacked * each
+    assert stages["attack random"].tokens >= 4 * attacked * (64 + 64), "a pair is attacked whole"
+    assert any(note.startswith("pairs: tokens are those of sources") for note in estimate.notes())
+
+
+def test_sources_fill_the_rows_of_pairs(root, tmp_path):
+    study = read_study(yaml.safe_load((root / "config/t5-smoke.yaml").read_text()), "here")
+    write_json(tmp_path / "data/train/data.json", {"tokens": 10, "source_tokens": 96 * 16 * 7, "documents": 3})
+    stages = {stage.stage: stage for stage in Estimate(study, tmp_path, "h100", 1, 25.0).stages()}
+    assert stages["train baseline"].steps == len(study.seeds) * 7

@@ -100,11 +100,3 @@ def test_automatic_precision_never_takes_fp16_for_t5(monkeypatch: pytest.MonkeyP
     training = Training(precision="auto", length=16)
     assert Engine(zoo.tiny("t5"), training, torch.device("cpu"), None).precision == "fp32"
     assert Engine(zoo.tiny("llama"), training, torch.device("cpu"), None).precision == "fp16"
-
-
-def test_costs_of_pairs_are_not_guessed(tmp_path: Path) -> None:
-    from isotone.planning.estimate import Estimate
-
-    with pytest.raises(ConfigurationError, match="does not know"):
-        Estimate(study(), tmp_path, "h100", 1, 100.0)
-    assert Estimate(study(name="smoke"), tmp_path, "h100", 1, 100.0).stages()

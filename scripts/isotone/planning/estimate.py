@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isotone.attacks.registry import SPECS
@@ -44,10 +44,10 @@ class Stage:
 
 
 def split_tokens(study: Study, folder: Path, split: str, per_document: float) -> tuple[float, str]:
-    """Tokens of one split, and where the figure comes from."""
+    """Tokens of one split (of pairs those of the sources, which fill the rows), and where the figure comes from."""
     known = read_json_quietly(folder / "data" / split / "data.json")
     if known:
-        return float(known["tokens"]), "tokenised"
+        return float(known["source_tokens"] if "source_tokens" in known else known["tokens"]), "tokenised"
     share = study.data.splits.shares().get(split, 0.05)
     if study.data.documents:
         return share * study.data.documents * per_document, "assumed"
@@ -70,13 +70,11 @@ class Estimate:
         """Fix the device and find the model's shape.
 
         Raises:
-            ConfigurationError: if the size of the model is not known yet, or for pairs, whose costs are not counted.
+            ConfigurationError: if the size of the model is not known yet.
         """
-        if study.data.task == "pairs":
-            raise ConfigurationError(
-                "estimate counts decoder-only models on texts; what an encoder-decoder model costs on pairs it does not know "
-                "(data.task: pairs). Try a few steps (training.max_steps) and read history.csv."
-            )
+        if study.writes:  # a pair is attacked whole
+            window = study.data.pairs.max_source + study.data.pairs.max_target
+            study = replace(study, attacks=replace(study.attacks, shared=replace(study.attacks.shared, window=window)))
         self.study, self.folder, self.device, self.count = study, folder, device, count
         self.per_document = per_document
         base = folder / "base"
@@ -202,7 +200,11 @@ class Estimate:
         found = [f"tokens: {', '.join(kinds)} ({quantity(self.tokens['train'][0])} to train on)"]
         if self.study.writes:
             found.append(
-                "generation writes token by token and reaches less of the peak: it takes longer than its FLOPs say"
+                "pairs: tokens are those of sources, targets count as if they were as long (more FLOPs than there are), and rows as full "
+                "(fewer steps than there are)"
+            )
+            found.append(
+                "generation writes token by token, reaches less of the peak, and takes longer than its FLOPs say"
             )
         gib = DEVICES[self.device][2]
         training, devices = self.study.training, 1
