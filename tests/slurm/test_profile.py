@@ -65,7 +65,8 @@ def status_of(scene: Scene) -> dict[str, Any]:
 
 
 def one_node_several_gpus(scene: Scene) -> None:
-    driver = scene.drive("gpu=2", "processes=2")
+    """As many processes as GPUs, without being told."""
+    driver = scene.drive("gpu=2")
     with scene.hold(60) as job:
         assert "gres/gpu=2" in scene.lab.say("scontrol", "-o", "show", "job", job.number)
         seen = status_of(scene)
@@ -74,7 +75,7 @@ def one_node_several_gpus(scene: Scene) -> None:
         scene.preempt(job)
     scene.finish(driver, requeues=1)
     assert {event["processes"] for event in scene.events("start", "resume")} == {2}
-    assert scene.devices("supervisor") == ["0,1"] * 2
+    assert scene.devices("supervisor") == scene.devices("launcher") == ["0,1"] * 2
 
 
 def several_nodes(scene: Scene) -> None:

@@ -365,19 +365,23 @@ def test_torchruns_lost_code_is_found_in_the_outcome(supervise, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("left", "outcome", "code"),
+    ("left", "outcome", "asked", "code"),
     [
-        ({"1": 78}, None, 78),  # a process refused before the first one could leave word
-        ({"0": 1, "1": 74}, None, 74),
-        ({"0": 1}, None, 1),
-        ({"1": 78}, 75, 75),  # the first one's word is the run's
+        ({"1": 78}, None, False, 78),  # a process refused before the first one could leave word
+        ({"0": 74, "1": 78}, None, False, 78),  # and the first one missed it
+        ({"0": 1, "1": 74}, None, False, 74),
+        ({"0": 1}, None, False, 1),
+        ({"1": 78}, 75, False, 75),  # the first one's word is the run's
+        ({"1": 74}, None, True, 75),  # it missed those that the signal had ended first
     ],
 )
 def test_the_code_of_any_process_tells_how_a_start_ended(
-    supervise, tmp_path: Path, left: dict[str, int], outcome: int | None, code: int
+    supervise, tmp_path: Path, left: dict[str, int], outcome: int | None, asked: bool, code: int
 ) -> None:
     made = supervise([], distributed=True)
-    end = ["import os", "from isotone.training.supervision.outcome import leave_code"]
+    end = ["import os, signal", "from isotone.training.supervision.outcome import leave_code"]
+    if asked:
+        end += ["signal.signal(signal.SIGTERM, signal.SIG_IGN)", "os.kill(os.getppid(), signal.SIGTERM)"]
     for rank, value in left.items():
         end += [f"os.environ['RANK'] = '{rank}'", f"leave_code({value})"]
     if outcome:

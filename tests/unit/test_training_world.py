@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from isotone.config.training import Operation, Training
-from isotone.errors import ConfigurationError
+from isotone.errors import ConfigurationError, InputOutputError
 from isotone.gpus import granted
 from isotone.training.supervision.outcome import ResourceError
 from isotone.training.world import TreeSum, World, join, leaf_range
@@ -84,7 +84,7 @@ def test_processes_that_do_not_meet_name_the_interface(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "")
-    with pytest.raises(ConfigurationError, match=r"network interface lo.*operation\.network_interface"):
+    with pytest.raises(InputOutputError, match=r"network interface lo.*operation\.network_interface"):
         join(Operation(collective_minutes=1 / 60, network_interface="lo"))
 
 

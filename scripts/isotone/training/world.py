@@ -19,7 +19,7 @@ from torch import Tensor
 
 from isotone import devices
 from isotone.config.training import Operation, Training
-from isotone.errors import ConfigurationError
+from isotone.errors import ConfigurationError, InputOutputError
 from isotone.training.supervision.outcome import ResourceError
 
 
@@ -136,7 +136,8 @@ def join(operation: Operation) -> World:
     """The world that torchrun describes in the environment; without it, this process alone.
 
     Raises:
-        ConfigurationError: if the processes do not reach each other, or hold GPUs that torch cannot use.
+        ConfigurationError: if the processes hold GPUs that torch cannot use.
+        InputOutputError: if they do not reach each other.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = devices.choose(int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -149,7 +150,7 @@ def connect(device: torch.device, operation: Operation) -> None:
     """Make the process group, and send a first word through it, before anything is loaded.
 
     Raises:
-        ConfigurationError: if that fails, or takes longer than operation.collective_minutes.
+        InputOutputError: if that fails, or takes longer than operation.collective_minutes; another try may do better.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     if operation.network_interface:
@@ -168,7 +169,7 @@ def connect(device: torch.device, operation: Operation) -> None:
     except (RuntimeError, ValueError) as error:  # torch's own errors of networks and of NCCL are RuntimeErrors
         used = os.environ.get(f"{backend.upper()}_SOCKET_IFNAME", "chosen by itself")
         meeting = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-        raise ConfigurationError(
+        raise InputOutputError(
             f"The {os.environ['WORLD_SIZE']} processes of this run did not reach each other with {backend} (meeting at {meeting}, "
             f"network interface {used}): {str(error).splitlines()[0]}. Name the interface that joins the nodes (ip -brief "
             "address lists them) in operation.network_interface, and see docs/cluster.md."

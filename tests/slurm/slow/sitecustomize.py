@@ -17,9 +17,11 @@ program = next((word for word in sys.orig_argv if word.endswith("scripts/train.p
 
 
 if program and (given := os.environ.get("CUDA_VISIBLE_DEVICES")):
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    supervises = "--until-done" in sys.orig_argv  # it starts as many processes as the job has GPUs
     with open("devices", "a") as devices:
-        devices.write(f"{'supervisor' if '--until-done' in sys.orig_argv else 'launcher'} {given}\n")
+        devices.write(f"{'supervisor' if supervises else 'launcher'} {given}\n")
+    if not supervises:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pause(name: str, sign: str) -> None:

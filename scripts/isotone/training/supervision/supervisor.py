@@ -110,7 +110,7 @@ class Supervisor:
         if self.distributed and code:
             if outcome is not None and outcome != before:
                 code = int(outcome["code"])
-            else:  # they ended before the run was in anybody's hands
+            elif not self.asked:  # they ended before the run was in anybody's hands
                 code = next((known for known in REFUSALS if known in left), code)
         if code in EXPLAINED:
             return code
