@@ -117,6 +117,15 @@ def test_noise_repeats_and_differs_between_seeds():
     assert moved == {name for name, value in plain.items() if ".h." in name and value.dim() == 2}
 
 
+def test_each_matrix_has_noise_of_its_own():
+    model, plain = zoo.tiny("gpt2"), zoo.tiny("gpt2")
+    add_noise(model, 0.1, 0)
+    name = "transformer.h.{}.mlp.c_fc.weight"
+    first, second = (model.get_parameter(name.format(i)) - plain.get_parameter(name.format(i)) for i in (0, 1))
+    together = torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]
+    assert first.shape == second.shape and abs(float(together)) < 0.2
+
+
 def test_noise_of_scale_zero_gives_the_weights_back():
     model, plain = zoo.tiny("gpt2"), dict(zoo.tiny("gpt2").named_parameters())
     noise = Noise(model, 3)
