@@ -87,6 +87,10 @@ def cells(folder: Path, results: dict[str, Any]) -> dict[tuple[str, str, str], d
             if control == "early":
                 names = sorted(folder.glob(f"runs/{baseline}~early-*"))
                 points = [read(folder, path.name, settings["seeds"][0], attack) for path in names]
+                for name, settings_of in settings["arms"].items():  # trained less, without a constraint
+                    if name != baseline and settings_of["constraint"]["scope"] == "none":
+                        own_seed = seed if settings_of["seeds"] == "all" else settings["seeds"][0]
+                        points.append(read(folder, name, own_seed, attack))
                 points.append(read(folder, baseline, seed, attack))
                 theirs = {key: on_curve(points, own, key) for key in values}
             else:

@@ -83,8 +83,8 @@ def study_settings(
     scopes = {
         arm: {
             "constraint": {
-                "scope": "none" if arm == "baseline" else "mlp_in" if "in" in arm else "mlp_both",
-                "init": "keep" if arm == "baseline" else "lift" if arm == "lift" else "abs",
+                "scope": "none" if arm.startswith("baseline") else "mlp_in" if "in" in arm else "mlp_both",
+                "init": "keep" if arm.startswith("baseline") else "lift" if arm == "lift" else "abs",
             }
         }
         for arm in arms

@@ -17,7 +17,7 @@ from synthetic_study import Planted, study_settings, write_study
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json]:
     """Four arms in four worlds: more robust, depends, unequal control, lift."""
     settings = study_settings(
-        arms=("baseline", "mlp_in", "mlp_both", "lift"),
+        arms=("baseline", "baseline_short", "mlp_in", "mlp_both", "lift"),
         attacks=("hotflip", "uat"),
         control_attacks=("hotflip", "uat"),
         controls=("tempered", "noised", "early"),
@@ -28,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json]:
         damage={"mlp_in": -0.25},
         control_damage={"mlp_both~noised": 0.2, "mlp_both~tempered": -0.2},
         apart={"lift~noised": 0.2},
-        clean={"mlp_in": 0.1, "mlp_both": 0.3, "lift": 0.01},
+        clean={"mlp_in": 0.1, "mlp_both": 0.3, "lift": 0.01, "baseline_short": 0.12},
         noise=0.02,
         seed_spread=0.003,
     )

@@ -129,6 +129,21 @@ def test_a_control_of_another_quality_is_shown_and_not_counted(tmp_path: Path) -
     assert "noised not of equal quality and not counted" in results["summary"]["robustness"][0]
 
 
+def test_unconstrained_arms_that_were_trained_less_are_points_of_the_curve(tmp_path: Path) -> None:
+    """They are hurt more at the arm's loss; the checkpoints, far away and hurt less, would say the opposite."""
+    far = {"0.25": (2.0, -1.0), "0.5": (1.5, -1.0), "0.75": (1.2, -1.0)}
+    clean = {"mlp_in": 0.1, "baseline_short": 0.05, "baseline_shorter": 0.2}
+    planted = STILL | {"clean": clean, "curve": far}
+    arms = ("baseline", "baseline_short", "baseline_shorter", "mlp_in")
+    hurt = {"damage": {"baseline_short": 0.3, "baseline_shorter": 0.3}}
+    with_them = built(tmp_path / "with", Planted(**(planted | hurt)), controls=("early",), arms=arms)
+    without = built(tmp_path / "without", Planted(**(planted | hurt)), controls=("early",))
+    words = [[verdict["controls"] for verdict in results["verdicts"]] for results in (with_them, without)]
+    assert words == [[{"early": MORE}], [{"early": LESS}]]
+    (cell,) = with_them["primary"]
+    assert cell["outcomes"]["damage_cal"]["difference"]["value"] == pytest.approx(0.3 * 115 / 5, rel=0.05)
+
+
 def test_an_arm_outside_the_curve_has_no_such_control(tmp_path: Path) -> None:
     curve = {"0.25": (0.09, 0.0), "0.5": (0.05, 0.0), "0.75": (0.02, 0.0)}
     results = built(tmp_path, Planted(**(STILL | {"curve": curve})))

@@ -211,11 +211,27 @@ HUB = {"source": "hub", "name": "some/model", "revision": "main"}
         (HUB, {"kinds": ["early"], "revisions": ["step1", "main"]}, 'has "main", which is the model itself'),
         (HUB, {"kinds": ["early"], "revisions": ["step 1", "step2"]}, "controls.revisions[0]"),
         ({}, {"kinds": ["early"], "revisions": ["step1", "step2"]}, 'model.source is "scratch"'),
-        ({"source": "local", "path": "x"}, {"kinds": ["early"]}, "this model has none. Take a model from the hub"),
+        ({"source": "local", "path": "x"}, {"kinds": ["early"]}, "it has 0. Add arms without a constraint"),
     ],
 )  # fmt: skip
 def test_revisions_that_are_no_curve_are_refused(model: dict, controls: dict, words: str) -> None:
     assert words in refused(model=model, controls=controls, base={"training": {"milestones": [0.25, 0.5]}})
+
+
+def test_arms_that_were_trained_less_make_a_curve_of_any_model() -> None:
+    short = {"training": {"epochs": 0.1}}
+    arms = {
+        "baseline": {},
+        "short": short,
+        "shorter": {"training": {"epochs": 0.05}},
+        "mlp_in": {"constraint": {"scope": "mlp_in", "init": "abs"}},
+    }
+    found = study(model={"source": "local", "path": "x"}, controls={"kinds": ["early"]}, arms=arms)
+    assert found.shorter_arms() == ["short", "shorter"] and found.curve_runs() == []
+    said = refused(
+        model={"source": "local", "path": "x"}, controls={"kinds": ["early"]}, arms={"baseline": {}, "short": short}
+    )
+    assert "it has 1. Add arms" in said
 
 
 def test_revisions_are_points_of_the_curve() -> None:

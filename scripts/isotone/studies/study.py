@@ -119,16 +119,17 @@ class Study:
             raise ConfigurationError(
                 f'controls.revisions has "{self.model.revision}", which is the model itself. Name earlier ones only.'
             )
-        if "early" not in self.controls.kinds or len(self.checkpoints()) + 1 >= FEWEST:
+        have = len(self.checkpoints()) + len(self.shorter_arms())
+        if "early" not in self.controls.kinds or have + 1 >= FEWEST:
             return
-        have = f"it has {len(self.checkpoints())}" if self.model.source in ("scratch", "hub") else "this model has none"
         how = {
             "scratch": "Name shares of the pretraining in base.training.milestones, such as [0.25, 0.5, 0.75], or",
             "hub": "Name revisions of the model in controls.revisions, such as [step64000, step128000], or",
-        }.get(self.model.source, "Take a model from the hub, or")
+        }.get(self.model.source, "")
         raise ConfigurationError(
-            f'controls.kinds has "early", a curve of earlier checkpoints of the pretraining, which needs at least {FEWEST - 1} beside the '
-            f'baseline; {have}. {how} take "early" out.'
+            f'controls.kinds has "early", a curve of models that were trained less, which needs at least {FEWEST - 1} beside the '
+            f"baseline; it has {have}. {how} add arms without a constraint and with a shorter training "
+            '(baseline_short: {training: {epochs: 0.1}}), or take "early" out.'.replace("  add", " Add")
         )
 
     def _check_members(self, attack: str, key: str, names: list[str]) -> None:
@@ -216,6 +217,10 @@ class Study:
     def revisions(self) -> list[str]:
         """Earlier revisions of a hub model that are points of the control curve."""
         return self.controls.revisions if "early" in self.controls.kinds else []
+
+    def shorter_arms(self) -> list[str]:
+        """Unconstrained arms beside the baseline, which were trained less: points of the control curve."""
+        return [name for name in self.arms if name not in self.constrained_arms() and name != self.report.baseline]
 
     def curve_runs(self) -> list[str]:
         """Checkpoints of the pretraining as run names; one run each, shared by all arms and seeds."""

@@ -42,8 +42,13 @@ def controls_of(evidence: Evidence, arm: str) -> list[Control]:
     for kind in study.controls.kinds:
         if kind == "early":
             points = [run for name in study.curve_runs() for run in evidence.runs_of(name)]
-            runs = {seed: [*points, baseline[seed]] for seed in seeds if seed in baseline}
-            found += [Control(kind, runs, curve=True)] if points and runs else []
+            shorter = [evidence.runs_of(name) for name in study.shorter_arms()]
+            runs = {}
+            for seed in seeds:
+                own = [run for found_runs in shorter for run in found_runs if run.seed == seed or len(found_runs) == 1]
+                if seed in baseline and points + own:
+                    runs[seed] = [*points, *own, baseline[seed]]
+            found += [Control(kind, runs, curve=True)] if runs else []
         else:
             runs = {run.seed: [run] for run in evidence.runs_of(f"{arm}~{kind}")}
             found += [Control(kind, runs)] if runs else []
