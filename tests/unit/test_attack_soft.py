@@ -32,7 +32,7 @@ def searched(form, *, prefix=0, **settings):
 def test_vectors_of_tokens_give_the_losses_and_slopes_of_the_tokens(prefix):
     objective = az.objective(prefix=prefix)
     ids_BT = np.stack([document.ids for document in az.documents(3)])
-    kept_BT = objective.kept(ids_BT, ids_BT)
+    kept_BT = objective.kept(ids_BT, ids_BT) & (np.arange(ids_BT.shape[1]) % 3 > 0)
     vectors_BSD = vectors_of(objective.scorer, ids_BT)
     nll_BT, grad_BSD = losses_and_slopes(objective.scorer, vectors_BSD, ids_BT, kept_BT)
     expected_BT, slope_BTD = objective.slopes(ids_BT, kept_BT.astype(float))
@@ -81,6 +81,15 @@ def test_vectors_in_front_stay_as_long_as_a_token_can_be_and_the_text_stands_sti
         )
     one_step = searched("prefix", iterations=1)[4]
     assert np.mean(best.damage) > np.mean(one_step.damage)
+
+
+def test_vectors_in_front_do_not_make_a_first_token_a_target():
+    """Without a prefix token nothing predicts it, whatever stands in front of it in an attack."""
+    context, _, ids_BT, _, best = searched("prefix", prefix=None)
+    kept_BT = context.objective.kept(ids_BT, ids_BT)
+    nll_BT, _ = losses_and_slopes(context.objective.scorer, torch.stack(best.vectors), ids_BT, kept_BT)
+    assert not nll_BT[:, 0].any() and (nll_BT[:, 1:] > 0).all()
+    assert best.vectors[0].shape[0] == ids_BT.shape[1] - 1 + 2
 
 
 @pytest.mark.parametrize("form", FORMS)
