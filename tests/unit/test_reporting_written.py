@@ -9,8 +9,9 @@ from isotone.config.evaluation import Generation, Perplexity
 from isotone.errors import ConfigurationError, InputOutputError
 from isotone.reporting.evidence.written import SCORES, read_written
 from isotone.reporting.final_results import build, validate
+from isotone.reporting.page.html import render
 from isotone.reporting.tables.published_t5 import published_meaning, published_t5
-from isotone.reporting.tables.study import all_tables
+from isotone.reporting.tables.study import all_tables, write_tables
 from isotone.reporting.tables.table import text_of, to_csv
 from scipy import stats
 from synthetic_study import Planted, _write_lines, attack_rows, study_settings, write_marker, write_study
@@ -215,6 +216,17 @@ def test_the_published_summaries_stand_beside_ours(document):
     fall = results["generation"]["after"]["mlp_both~tempered"]["hotflip"]["fall"]["rougeLsum"]
     assert f"mlp_both~tempered {text_of(fall, 1)}" in said["degradation 21.3, 16.2, 5.2 %"]
     assert said["three seeds"].startswith("2 seeds")
+
+
+def test_the_page_and_the_paper_show_what_was_written(study, document, tmp_path):
+    page = render(document, study[1])
+    for name in ("generation", "generation_after", "published_t5", "published_meaning"):
+        assert f'id="table-{name}"' in page
+    score = document["results"]["generation"]["arms"]["mlp_both"]["rougeLsum"]
+    assert text_of(score, 1).split(" ")[0] in page
+    write_tables(tmp_path / "tables", document)
+    assert "copy of the source" in (tmp_path / "tables/generation.csv").read_text()
+    assert (tmp_path / "tables/paper/methods.tex").is_file()
 
 
 def attack_rows_of(document, arm):
