@@ -30,7 +30,9 @@ def test_the_source_that_was_really_used_is_named() -> None:
     assert "Source of the text: a/b (hub, revision abc123)." in text
     assert "an alternative: 1 preferred source (local) could not be had" in text
     first = said(used={"source": "embedded", "package": "p", "version": "1.2"}, failed_before=[])
-    assert "p (embedded, version 1.2)" in first and "alternative" not in first
+    assert "p (embedded, version 1.2)." in first and "alternative" not in first
+    pairs = {"source": "embedded", "package": "p", "version": "1.2", "targets": "q", "targets_version": "0.1"}
+    assert "p (embedded, version 1.2), with the targets of q 0.1." in said(used=pairs)
 
 
 def test_a_part_that_stands_in_for_another_is_named() -> None:

@@ -9,7 +9,8 @@ def _name(source: Json) -> str:
     """A source as its marker describes it; local ones by their last name only."""
     name = str(source.get("package") or source.get("name") or source.get("source"))
     details = [f"{key} {source[key]}" for key in ("version", "subset", "revision") if source.get(key)]
-    return f"{name} ({', '.join([str(source['source']), *details])})"
+    other = f", with the targets of {source['targets']} {source['targets_version']}" if source.get("targets") else ""
+    return f"{name} ({', '.join([str(source['source']), *details])}){other}"
 
 
 def _parts(corpus: Json) -> list[str]:
