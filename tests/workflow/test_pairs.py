@@ -75,15 +75,7 @@ def test_nothing_is_left_to_do_and_lost_sources_are_made_again(finished: tuple[P
     before = sources.read_bytes()
     sources.unlink()
     assert planned(folder, configfile=str(config)).get("tokenize") == 1
-    done = run(
-        folder,
-        "-m",
-        "snakemake",
-        "--profile",
-        "profiles/local",
-        "--configfile",
-        str(config),
-        str(sources.relative_to(folder)),
-    )
+    target = str(sources.relative_to(folder))
+    done = run(folder, "-m", "snakemake", target, "--profile", "profiles/local", "--configfile", str(config))
     assert done.returncode == 0, done.stderr[-2000:]
     assert sources.read_bytes() == before
