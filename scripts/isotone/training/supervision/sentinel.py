@@ -43,6 +43,8 @@ def watch(trainer: int, lines: int) -> None:
             if not words:
                 return
             allowed, last = float(words[-1]), now
+        elif os.getppid() != trainer:  # it was killed, and a child of its own keeps the pipe open
+            return
         elif now - looked > LOOK + STILL or is_stopped(trainer):
             last = now
         elif now - last > allowed:

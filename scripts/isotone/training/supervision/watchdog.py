@@ -119,4 +119,5 @@ def _sentinel() -> Iterator[Callable[[float], None]]:
     finally:
         os.close(end)
         if process:
+            process.kill()  # not by the pipe's end alone: a forked child may hold that
             process.wait()
