@@ -121,7 +121,7 @@ def published_meaning(results: Json) -> Table:
         {
             "published": "universal triggers below 1 %",
             "means": "the last 512 tokens are kept, which cuts the trigger in front of a long article away; 50 random candidates, no gradient",
-            "ours": "a source has to leave room for a trigger; nothing is cut",
+            "ours": "triggers are searched on texts only; on pairs they are refused",
         },
         {
             "published": "three seeds",
