@@ -10,6 +10,7 @@ PAIRS = [
     ("Mr. Smith bought shares for $3.5 million. Prices fell!", "Shares fell. They were bought by Mr. Smith at 3.5 million."),
     ("entirely different words", "nothing shared at all here"),
     ("Café crème in Zürich", "cafe creme in Zurich"),
+    ("All day long it rained. The cat slept.", "The cat slept on the mat all day."),
     ("", "A reference for an output that is empty."),
 ]  # fmt: skip
 
@@ -67,6 +68,18 @@ def test_lsum_without_sentences_is_another_number():
     found = overlap(output, reference)
     assert found["rougeLsum"] == pytest.approx(100) and found["rougeL"] < 70
     assert found["rouge1"] == pytest.approx(100)
+
+
+def test_sentences_of_the_output_are_split_too():
+    """A reference's words are found in whichever sentence of the output they stand: 'the cat slept' and 'all day'."""
+    from rouge_score import rouge_scorer
+
+    output, reference = "All day long it rained. The cat slept.", "The cat slept on the mat all day."
+    found = overlap(output, reference)["rougeLsum"]
+    whole = rouge_scorer.RougeScorer(["rougeLsum"], use_stemmer=True).score(reference, output)["rougeLsum"]
+    assert found == pytest.approx(100 * 2 * 5 / (8 + 8)) and 100 * whole.fmeasure == pytest.approx(
+        100 * 2 * 3 / (8 + 8)
+    )
 
 
 def test_chrf_is_sacrebleus_sentence_score():
