@@ -67,6 +67,7 @@ def test_a_row_ends_where_either_side_is_full() -> None:
     sizes = np.array([4, 4, 4, 4])
     assert first_of_rows(sizes, sizes, 8, 8).tolist() == [0, 2, 4]
     assert first_of_rows(sizes, sizes, 8, 4).tolist() == [0, 1, 2, 3, 4]
+    assert first_of_rows(sizes, sizes, 8, 7).tolist() == first_of_rows(sizes, sizes, 7, 8).tolist() == [0, 1, 2, 3, 4]
     assert first_of_rows(sizes, sizes * 0 + 1, 12, 9).tolist() == [0, 3, 4]
 
 
