@@ -236,8 +236,8 @@ def attack_groups(attack):
     )
 
 
-def calibration_groups():
-    """Every run has a best temperature."""
+def evaluation_groups():
+    """Every run has a best temperature and a clean quality."""
     return groups_of(FILES.run(arm, seed) for arm, seed in study.runs())
 
 

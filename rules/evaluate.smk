@@ -1,7 +1,7 @@
 # Needs: trained models and tokens. Makes: best temperatures, clean quality, what models write, order preservation.
 
 
-for _group, _runs in calibration_groups().items():
+for _group, _runs in evaluation_groups().items():
 
     rule:
         """Find each model's best temperature on validation text, for damage that no temperature moves."""
@@ -31,35 +31,39 @@ for _group, _runs in calibration_groups().items():
             "--validation $(dirname {input.validation}) --markers {output.markers} >> {log} 2>&1"
 
 
-rule perplexity:
-    """Score the test documents under each named protocol."""
-    input:
-        model=FILES.run("{arm}", "{seed}").model,
-        test=FILES.split("test").marker,
-        documents=FILES.documents,
-    output:
-        rows=FILES.run("{arm}", "{seed}").perplexity.rows,
-        cost=FILES.run("{arm}", "{seed}").perplexity.cost,
-        marker=FILES.run("{arm}", "{seed}").perplexity.marker,
-    log:
-        FILES.log("perplexity/{arm}-seed-{seed}"),
-    benchmark:
-        FILES.timing("perplexity/{arm}-seed-{seed}")
-    conda:
-        "../envs/isotone.yaml"
-    resources:
-        mem_mb=4_000,
-    params:
-        settings=settings(
-            perplexity=study.perplexity,
-            window=study.attacks.shared.window,
-            document_start=study.data.document_start,
-        ),
-        code=code_digest("perplexity"),
-    shell:
-        "exec python scripts/perplexity.py --settings {params.settings:q} --model {input.model} "
-        "--split $(dirname {input.test}) --documents {input.documents}/test.parquet "
-        "--rows {output.rows} --cost {output.cost} --marker {output.marker} >> {log} 2>&1"
+for _group, _runs in evaluation_groups().items():
+
+    rule:
+        """Score the test documents under each named protocol."""
+        name:
+            f"perplexity{suffix(_group)}"
+        input:
+            models=[run.model for run in _runs],
+            test=FILES.split("test").marker,
+            documents=FILES.documents,
+        output:
+            rows=[run.perplexity.rows for run in _runs],
+            cost=[run.perplexity.cost for run in _runs],
+            markers=[run.perplexity.marker for run in _runs],
+        log:
+            FILES.log(f"perplexity/{_group or '{arm}-seed-{seed}'}"),
+        benchmark:
+            FILES.timing(f"perplexity/{_group or '{arm}-seed-{seed}'}")
+        conda:
+            "../envs/isotone.yaml"
+        resources:
+            mem_mb=4_000,
+        params:
+            settings=settings(
+                perplexity=study.perplexity,
+                window=study.attacks.shared.window,
+                document_start=study.data.document_start,
+            ),
+            code=code_digest("perplexity"),
+        shell:
+            "exec python scripts/perplexity.py --settings {params.settings:q} --models {input.models} "
+            "--split $(dirname {input.test}) --documents {input.documents}/test.parquet "
+            "--rows {output.rows} --cost {output.cost} --markers {output.markers} >> {log} 2>&1"
 
 
 rule order_preservation:

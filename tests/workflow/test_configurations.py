@@ -41,7 +41,6 @@ def jobs(study: Study) -> dict[str, int]:
         "train_monotonic": sum(arm in study.constrained_arms() for arm in trained),
         "early": sum("~early-" in arm for arm, _ in runs),
         "control": sum("~" in arm and "~early-" not in arm for arm, _ in runs),
-        "perplexity": len(runs),
         "generate": len(runs) * study.writes,
         "generate_after": sum(len(study.written_after(arm)) for arm, _ in runs),
         "pretrain": int(study.model.source == "scratch"),
@@ -51,7 +50,8 @@ def jobs(study: Study) -> dict[str, int]:
     together = study.operation.attack_jobs == "seed"  # one job for all models of a seed, controls apart
     for arm, seed in runs:
         group = f"_{'controls' if '~' in arm else 'seed'}_{seed}" if together else ""
-        rules = [(f"attack_{attack}{group}", 1) for attack in study.attacks_of(arm)]
+        rules = [(f"{rule}{group}", 1) for rule in ("calibrate", "perplexity")]
+        rules += [(f"attack_{attack}{group}", 1) for attack in study.attacks_of(arm)]
         rules += [(f"transfer{group}", len(study.attacks.transfer))] if "~" not in arm else []
         for rule, count in rules:
             expected[rule] = count if together else expected.get(rule, 0) + count

@@ -97,7 +97,7 @@ def expected_steps(study: Study, folder: Path) -> list[Step]:
         run, name = files.run(arm, seed), f"{arm}-seed-{seed}"
         job = study.shared_job(arm, seed) or name
         steps.append(step("calibrate", name, run.calibration, f"calibrate/{job}"))
-        steps.append(step("perplexity", name, run.perplexity.marker, f"perplexity/{name}"))
+        steps.append(step("perplexity", name, run.perplexity.marker, f"perplexity/{job}"))
         if study.writes:
             steps.append(step("generate", name, run.generation.marker, f"generate/{name}"))
         for attack in study.attacks_of(arm):

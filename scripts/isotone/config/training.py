@@ -155,7 +155,7 @@ class Operation:
     grace: float = setting(30.0, "seconds between a signal and the kill that follows it", minimum=0)
     attack_jobs: str = setting(
         "run",
-        "run: a job for each attack on each run; seed: one for all runs of a seed, where loading the libraries takes longer than attacking a small model",
+        "run: a job for each attack on each run, and for scoring it; seed: one for all runs of a seed, where loading the libraries takes longer than attacking a small model",
         enum=["run", "seed"],
     )
     lock_wait: float = setting(600.0, "seconds that a second start waits for the first", minimum=0)
