@@ -15,7 +15,7 @@ def quality_sentence(arm: str, entry: Json, baseline: Json, protocol: str, confi
     cost = entry["cost"]
     before, after = baseline["token_perplexity"]["value"], entry["token_perplexity"]["value"]
     start = f"{arm}: perplexity per token {before:.4g} -> {after:.4g} (protocol {protocol})"
-    rise = f"{cost['value']:+.3f} nats per token"
+    rise = f"{cost['value']:+z.3f} nats per token"
     if cost["interval"] is None:
         return f"{start}, {rise}."
     word = "no difference beyond chance"

@@ -108,7 +108,7 @@ def control_sentence(cell: Json) -> str:
     p = "" if cell["p_adjusted"] is None else f"; adjusted p = {cell['p_adjusted']:.3g}"
     return (
         f"against {cell['control']}, {WORDS[cell['verdict']]}: per changed token {amounts}{p}; "
-        f"clean loss {cell['mismatch']['value']:+.3f} nats per token from the arm's"
+        f"clean loss {cell['mismatch']['value']:+z.3f} nats per token from the arm's"
     )
 
 
