@@ -38,7 +38,7 @@ MUTATIONS = [
     ("objective: an unscored first token counts", "scripts/isotone/attacks/objective.py", "kept_BT[..., 0] = False", "kept_BT[..., 0] = True", "unit/test_attack_rows.py"),
     ("objective: a forward pass costs one token more", "scripts/isotone/attacks/objective.py", "return length - 1 + (", "return length + (", "unit/test_attacks.py"),
     ("objective: infinite losses pass", "scripts/isotone/attacks/objective.py", "~np.isfinite(nll_BT)", "np.isnan(nll_BT)", "unit/test_attack_rows.py"),
-    ("trigger: texts and variants change places", "scripts/isotone/attacks/trigger.py", "nll[row :: len(members)]", "nll[row * len(triggers_NL) : (row + 1) * len(triggers_NL)]", "unit/test_attack_programs.py"),
+    ("trigger: texts and variants change places", "scripts/isotone/attacks/trigger.py", "nll[row :: len(members)]", "nll[row * len(triggers_NL) : (row + 1) * len(triggers_NL)]", "unit/test_attack_trigger.py"),
     ("trigger: accepted without confirmation", "scripts/isotone/attacks/trigger.py", "if confirmed > best:", "if True:", "unit/test_attack_trigger.py"),
     ("trigger: worse variants are confirmed", "scripts/isotone/attacks/trigger.py", "if rises_N[winner] > here:", "if True:", "unit/test_attack_trigger.py"),
     ("trigger: its own loss is what the gradient sees", "scripts/isotone/attacks/trigger.py", "weights[:, self.length + first :]", "weights[:, first:]", "unit/test_attack_programs.py"),
