@@ -37,7 +37,7 @@ def main() -> int | None:
 
 def start() -> None:
     """The command `isotone`, which is `python -m isotone`."""
-    errors.run(main)
+    errors.run(main, job=False)
 
 
 if __name__ == "__main__":

@@ -78,21 +78,26 @@ def _say_last(line: str) -> None:
             log.write(line + "\n")
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], *, job: bool = True) -> None:
     """Run a program's ``main`` and leave with its exit code.
 
     An `IsotoneError` prints its paragraph to stderr; any other exception is a
-    fault of Isotone and keeps its traceback. The last line says how it ended.
+    fault of Isotone and keeps its traceback.
+
+    Args:
+        job: whether the last line says how it ended, as logs are searched for; a command of a person has no log.
     """
     try:
         code = main() or DONE
     except IsotoneError as error:
         print(f"{error}", file=sys.stderr, flush=True)
         halted = isinstance(error, Halted)
-        _say_last(f"isotone: halted: {error}" if halted else last_line(error.code, str(error)))
+        if job:
+            _say_last(f"isotone: halted: {error}" if halted else last_line(error.code, str(error)))
         sys.exit(error.code)
     except Exception as error:
         _say_last(last_line(1, f"{type(error).__name__}: {error}; a fault of Isotone, see the traceback"))
         raise
-    _say_last(last_line(code))
+    if job:
+        _say_last(last_line(code))
     sys.exit(code)

@@ -223,6 +223,17 @@ def test_status_speaks_to_people_and_to_scripts_without_torch(study, root):
     assert "baseline/seed-1" in text and "30/90" in text and "1.2k" in text and "0 of 5" in text
 
 
+def test_a_command_says_its_paragraph_once(tmp_path, root):
+    done = subprocess.run(
+        [sys.executable, "-m", "isotone", "status"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(root / "scripts")},
+    )
+    assert done.returncode == 78 and done.stderr.count("No study has been started here") == 1
+
+
 def test_jobs_of_the_queue_are_found_by_rule_and_wildcards(tmp_path):
     text = (
         f"11|RUNNING|None|{tmp_path}|rule_train_monotonic_wildcards_demo_mlp_both_1\n"
