@@ -6,6 +6,8 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,15 @@ SECONDS = 1200
 OF_THIS_RUN = re.compile(r"COV|PYTEST|ISOTONE_LAB$|ISOTONE_LAB_PORT|ISOTONE_LAB_NODES")
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose name leaves room: Slurm's sockets lie below it, and a socket's path has 108 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.timeout(SECONDS)
-def test_chosen_scenes_pass_on_the_other_slurm(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_chosen_scenes_pass_on_the_other_slurm(request: pytest.FixtureRequest, short: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not OF_THIS_RUN.match(name)}
     environment["ISOTONE_LAB_PYTHON"] = sys.executable
     ask = ["bash", str(SCRIPT), "missing"]
@@ -32,7 +41,7 @@ def test_chosen_scenes_pass_on_the_other_slurm(request: pytest.FixtureRequest, t
         pytest.skip(f"the second version of Slurm was not run: {why}")
     environment["ISOTONE_LAB_REFERENCE"] = str(request.getfixturevalue("reference")[0])
     command = ["bash", str(SCRIPT), "run", sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
-    command += [f"--basetemp={tmp_path / 'other'}", *(f"tests/slurm/{name}" for name in CHOSEN)]
+    command += [f"--basetemp={short / 'other'}", *(f"tests/slurm/{name}" for name in CHOSEN)]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as inner:
@@ -42,6 +51,6 @@ def test_chosen_scenes_pass_on_the_other_slurm(request: pytest.FixtureRequest, t
             inner.terminate()
     assert inner.returncode == 0, said[-6000:]
     assert not re.search(r"skipped|deselected", said), said[-2000:]
-    version = re.search(r"slurm\S* \d\S*", (tmp_path / "other/slurm-version").read_text())
+    version = re.search(r"slurm\S* \d\S*", (short / "other/slurm-version").read_text())
     print(f"{len(CHOSEN)} scenes passed on {version[0] if version else 'an unknown Slurm'}")
     assert version is not None
