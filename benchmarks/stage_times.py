@@ -16,7 +16,7 @@ import pandas as pd
 
 # Seconds of all jobs of a stage together, two cores, after installation.
 BUDGET = {
-    "corpus": 5, "setup": 10, "tokenize": 15, "pretrain": 100, "starts": 30, "train": 195, "control": 90,
+    "corpus": 5, "setup": 10, "tokenize": 15, "pretrain": 100, "starts": 30, "train": 195, "control": 130, "calibrate": 90, "transfer": 90,
     "perplexity": 160, "attack_documents": 5, "attacks": 550, "aggregate": 5, "figures": 10, "report": 5,
 }  # fmt: skip
 
