@@ -126,6 +126,8 @@ def test_fetching_without_a_connection_ends_in_a_paragraph(monkeypatch: pytest.M
     monkeypatch.setattr("isotone.hub.retries.TRIES", 1)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # whatever a test before this one has prepared
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(ConfigurationError, match="cannot be reached"):
         fetch_model(Model(source="hub", name="tiny/model", revision="v1"))
 

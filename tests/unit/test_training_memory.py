@@ -100,7 +100,7 @@ def test_a_roll_back_to_the_start_reads_no_second_model_onto_the_device(
     monkeypatch.setattr(build, "load_model", read)
     monkeypatch.setattr(stepper, "load_model", read)
     monkeypatch.setattr(Saver, "_write", unsaved)
-    monkeypatch.setattr("isotone.training.run.join", lambda: World(torch.device("cpu", 0)))
+    monkeypatch.setattr("isotone.training.run.join", lambda operation: World(torch.device("cpu", 0)))
     bad = poisoned(study, tmp_path / "bad", [0, 1])
     result = go(make(bad, tmp_path / "run", {"training": {"epochs": 1, "faults": {"skips": 2, "roll_back_every": 50}}}))
     assert result["passed_over"]

@@ -55,7 +55,10 @@ class Generation:
     no_repeat_ngram: int = setting(0, "no run of so many tokens is written twice; 0: it may", minimum=0)
     documents: int = setting(0, "test documents written for, drawn with data.seed; 0: all", minimum=0)
     attacks: list[str] = setting(
-        ["hotflip"], "attacks after which a model writes once more: how far the output itself falls", uniqueItems=True
+        ["hotflip"],
+        "attacks after which a model writes once more: how far the output itself falls",
+        items={"minLength": 1},
+        uniqueItems=True,
     )
     lead: int = setting(3, "sentences of the source that the lead baseline takes", minimum=1)
 
