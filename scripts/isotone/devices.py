@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from isotone.errors import ConfigurationError
+from isotone.gpus import held_gpus
 
 GIB = 2**30
 HEAD_ROWS = 4096  # rows whose logits an accelerator holds at once; larger ones save nothing
@@ -30,20 +30,6 @@ def accelerated(device: torch.device) -> bool:
 
 
 # Which one
-
-
-def held_gpus(variables: Mapping[str, str] | None = None, files: Path = Path("/dev")) -> str:
-    """Why this process should find a GPU (``CUDA_VISIBLE_DEVICES=0``), or "" if it holds none.
-
-    Inside a Slurm job only Slurm's word counts, since /dev may show the GPUs of other jobs.
-    """
-    variables = os.environ if variables is None else variables
-    if (visible := variables.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return f"CUDA_VISIBLE_DEVICES={visible}" if visible.strip() and not visible.startswith(("-1", "No")) else ""
-    if "SLURM_JOB_ID" in variables:
-        names = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
-        return next((f"{name}={variables[name]}" for name in names if variables.get(name, "0") not in ("", "0")), "")
-    return next((str(path) for path in sorted(files.glob("nvidia[0-9]*"))), "")
 
 
 def driver_version() -> str:

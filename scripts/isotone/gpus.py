@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from isotone.records import Json
 
 
-def granted(variables: Mapping[str, str] | None = None, library: Any = None) -> int:
-    """How many GPUs of this node were given to this job; 0 where nothing says so, or none can be used.
+def visible_gpus(listed: str) -> list[str]:
+    """The GPUs of a CUDA_VISIBLE_DEVICES: names up to the first that is none, as CUDA reads it."""
+    names = [name.strip() for name in listed.split(",")]
+    return list(itertools.takewhile(lambda name: name and not name.startswith(("-1", "No")), names))
 
-    Outside a job, a machine's GPUs belong to whatever runs there, so that only CUDA_VISIBLE_DEVICES counts.
+
+def held_gpus(variables: Mapping[str, str] | None = None, files: Path = Path("/dev")) -> str:
+    """Why this process should find a GPU (``CUDA_VISIBLE_DEVICES=0``), or "" if it holds none.
+
+    Inside a Slurm job only Slurm's word counts, since /dev may show the GPUs of other jobs.
     """
     variables = os.environ if variables is None else variables
-    if (visible := variables.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return len([name for name in visible.split(",") if name.strip() and not name.startswith(("-1", "No"))])
-    return len(Gpus(library=library).handles) if "SLURM_JOB_ID" in variables else 0
+    if (listed := variables.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"CUDA_VISIBLE_DEVICES={listed}" if visible_gpus(listed) else ""
+    if "SLURM_JOB_ID" in variables:
+        names = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
+        return next((f"{name}={variables[name]}" for name in names if variables.get(name, "0") not in ("", "0")), "")
+    return next((str(path) for path in sorted(files.glob("nvidia[0-9]*"))), "")
+
+
+def granted(variables: Mapping[str, str] | None = None) -> int:
+    """How many GPUs of this node were given to this job; 0 where nothing says so.
+
+    Outside a job, a machine's GPUs belong to whatever runs there, so that only CUDA_VISIBLE_DEVICES counts; and a job
+    without GPUs holds none of those that its node has.
+    """
+    variables = os.environ if variables is None else variables
+    if (listed := variables.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len(visible_gpus(listed))
+    number = variables.get("SLURM_GPUS_ON_NODE", "") if "SLURM_JOB_ID" in variables else ""
+    return int(number) if number.isdecimal() else 0
 
 
 class Gpus:

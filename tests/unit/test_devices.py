@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isotone import devices, environment
+from isotone import devices, environment, gpus
 from isotone.errors import CONFIGURATION, ConfigurationError
 
 
@@ -26,12 +26,12 @@ from isotone.errors import CONFIGURATION, ConfigurationError
 def test_a_job_knows_whether_it_holds_a_gpu(variables: dict[str, str], held: str, tmp_path: Path) -> None:
     (tmp_path / "nvidia0").touch()  # /dev shows the GPUs of other jobs too
     (tmp_path / "nvidiactl").touch()
-    found = devices.held_gpus(variables, tmp_path)
+    found = gpus.held_gpus(variables, tmp_path)
     assert found.endswith(held) and bool(found) == bool(held)
 
 
 def test_a_machine_without_gpus_holds_none(tmp_path: Path) -> None:
-    assert devices.held_gpus({}, tmp_path) == ""
+    assert gpus.held_gpus({}, tmp_path) == ""
 
 
 def test_a_gpu_that_torch_cannot_use_is_no_reason_to_train_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,11 +98,12 @@ def test_processes_follow_the_gpus(gpus: int, nodes: int, reduction: str, proces
 
 
 def test_gpus_count_where_they_were_given() -> None:
-    library = SimpleNamespace(nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 4, nvmlDeviceGetHandleByIndex=int)
-    assert granted({"CUDA_VISIBLE_DEVICES": "0,2,3"}, library) == 3
-    assert granted({"CUDA_VISIBLE_DEVICES": ""}, library) == granted({"CUDA_VISIBLE_DEVICES": "-1"}, library) == 0
-    assert granted({"SLURM_JOB_ID": "7"}, library) == 4
-    assert granted({}, library) == 0  # nobody said that they are this run's
+    assert granted({"CUDA_VISIBLE_DEVICES": "0,2,3"}) == 3
+    assert granted({"CUDA_VISIBLE_DEVICES": "0,-1,3"}) == 1  # as CUDA reads it
+    assert granted({"CUDA_VISIBLE_DEVICES": ""}) == granted({"CUDA_VISIBLE_DEVICES": "-1"}) == 0
+    assert granted({"SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "4"}) == 4
+    assert granted({"SLURM_JOB_ID": "7"}) == 0  # a job without GPUs, on a node that has some
+    assert granted({"SLURM_GPUS_ON_NODE": "4"}) == granted({}) == 0  # nobody said that they are this run's
 
 
 def test_alone_everything_is_trivial() -> None:

@@ -1,6 +1,6 @@
 """What Snakemake's planning gets wrong: one fault, mended here.
 
-When a job must run, Snakemake (9.23) does not ask whether the jobs behind it have reasons of their own, because they
+When a job must run, Snakemake (9.27) does not ask whether the jobs behind it have reasons of their own, because they
 will run anyhow. Behind an input marked ``ancient`` they will not: with a change of the attacked documents and of a
 learning rate at once, nothing was trained again. The mend leaves such edges out of that short cut.
 """
