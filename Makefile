@@ -36,7 +36,7 @@ smoke: $(READY)  ## every stage on a very small model, under 90 seconds
 	@$(LOCAL) $(BIN)/python scripts/run_study.py config/smoke.yaml
 
 test: $(READY)  ## the whole test suite
-	@$(LOCAL) $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --cov=isotone --cov-report=term --floors
+	@$(LOCAL) $(BIN)/python -m pytest --numprocesses 2 --dist loadscope --cov=isotone --cov-report=term --floors
 
 check: $(READY)  ## formatting, linting, types and the fast tests
 	@$(BIN)/ruff format --check scripts tests benchmarks docs

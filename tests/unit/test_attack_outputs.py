@@ -1,7 +1,7 @@
 import models_zoo as zoo
 import numpy as np
-import pairs_zoo
 import pytest
+import verse_zoo
 from isotone import models
 from isotone.attacks import outputs
 from isotone.attacks.documents import Document, write_manifest
@@ -22,7 +22,7 @@ JOB = GenerateJob(Generation(beams=2, max_new_tokens=12))
 def scene(tmp_path_factory):
     """A model, its pairs as attack documents, and rows that change two tokens of every source but the first."""
     folder = tmp_path_factory.mktemp("after")
-    model, split_folder, _ = pairs_zoo.write(folder)
+    model, split_folder, _ = verse_zoo.write(folder)
     split = TokenSplit.open(split_folder)
     documents, rows = [], []
     for index in range(len(split.documents)):
@@ -37,7 +37,7 @@ def scene(tmp_path_factory):
         rows.append({"document": name, "variant": "greedy", "flips": flips if index else []})
         rows.append({"document": name, "variant": "one_shot", "flips": []})
     tokens = Vocabulary(
-        np.arange(2, zoo.VOCABULARY), pieces_of(pairs_zoo.tokenizer(), zoo.VOCABULARY), np.zeros(zoo.VOCABULARY, int)
+        np.arange(2, zoo.VOCABULARY), pieces_of(verse_zoo.tokenizer(), zoo.VOCABULARY), np.zeros(zoo.VOCABULARY, int)
     )
     write_manifest(folder / "shared", documents, [], tokens, {"eos": EOS, "start": 0})
     write_rows(folder / "hotflip.jsonl", "attack/1", rows)
@@ -71,7 +71,7 @@ def test_the_attacked_ids_go_in_as_they_are(scene, tmp_path):
         )
         row, reference = (
             found[document.name],
-            dict(zip([d.name for d in documents], [t for _, t in pairs_zoo.PAIRS], strict=True))[document.name],
+            dict(zip([d.name for d in documents], [t for _, t in verse_zoo.PAIRS], strict=True))[document.name],
         )
         assert (row["clean_output"], row["attacked_output"]) == (before, after) and row["changed"] is (before != after)
         for what, pair in (("clean", (before, reference)), ("attacked", (after, reference)), ("own", (after, before))):
@@ -108,7 +108,7 @@ def test_a_killed_job_goes_on(scene, tmp_path, monkeypatch):
     calls.clear()
     monkeypatch.setattr(outputs, "row_of", lambda *arguments: calls.append(arguments[0]) or real(*arguments))
     assert run(scene, tmp_path / "killed")[0].read_bytes() == whole
-    assert len(calls) == len(pairs_zoo.PAIRS) - 2
+    assert len(calls) == len(verse_zoo.PAIRS) - 2
 
 
 def test_rows_of_another_text_are_refused():

@@ -2,8 +2,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pairs_zoo
 import pytest
+import verse_zoo
 from isotone import models
 from isotone.config.evaluation import GenerateJob, Generation
 from isotone.data.blocks import TokenSplit
@@ -21,7 +21,7 @@ JOB = GenerateJob(Generation(**SETTINGS))
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return pairs_zoo.write(tmp_path_factory.mktemp("pairs"))
+    return verse_zoo.write(tmp_path_factory.mktemp("pairs"))
 
 
 def run(study, folder, job=JOB):
@@ -33,7 +33,7 @@ def run(study, folder, job=JOB):
 def test_a_row_per_document_and_system(study, tmp_path):
     rows, cost, marker = run(study, tmp_path)
     found = read_rows(rows, "generation/1")
-    names = [f"verse {index}" for index in range(len(pairs_zoo.PAIRS))]
+    names = [f"verse {index}" for index in range(len(verse_zoo.PAIRS))]
     assert {(row["system"], row["document"]) for row in found} == {
         (s, n) for s in generation_job.SYSTEMS for n in names
     }
@@ -42,7 +42,7 @@ def test_a_row_per_document_and_system(study, tmp_path):
     model, tokenizer = models.load_model(study[0]), models.load_tokenizer(study[0])
     split, writer = TokenSplit.open(study[1]), Writer(model, JOB.generation, batch=1)
     order = [str(name) for name in split.documents["document"]]
-    for name, (source, reference) in zip(names, pairs_zoo.PAIRS, strict=True):
+    for name, (source, reference) in zip(names, verse_zoo.PAIRS, strict=True):
         written = writer.write([split.pair(order.index(name))[0]])[0]
         row = by["model", name]
         assert (
@@ -102,12 +102,12 @@ def test_other_settings_start_anew(study, tmp_path, monkeypatch):
 
 def test_a_split_of_other_texts_is_refused(study, tmp_path):
     model, split, _ = study
-    other = pairs_zoo.PAIRS[0]
-    pairs_zoo.PAIRS[0] = (other[0], "Another reference of another length.")
+    other = verse_zoo.PAIRS[0]
+    verse_zoo.PAIRS[0] = (other[0], "Another reference of another length.")
     try:
-        documents = pairs_zoo.write(tmp_path / "other")[2]
+        documents = verse_zoo.write(tmp_path / "other")[2]
     finally:
-        pairs_zoo.PAIRS[0] = other
+        verse_zoo.PAIRS[0] = other
     with pytest.raises(ConfigurationError, match='document "verse 0" is not the one of that name'):
         run((model, split, documents), tmp_path)
 

@@ -103,12 +103,13 @@ def after_attack(
 
     start = time.perf_counter()
     manifest = read_manifest(shared)
-    if manifest.eos is None:
+    eos = manifest.eos
+    if eos is None:
         raise ConfigurationError(f"{shared} holds texts, not pairs. Set data.task: pairs.")
     found = {row["document"]: row for row in read_rows(attack, "attack/1") if row["variant"] == variant}
     if set(found) != {document.name for document in manifest.test}:
         raise InputOutputError(
-            f"{attack} has rows of form {variant} for {len(found)} documents, and {shared} holds {len(manifest.test)} others or more. "
+            f"{attack} has rows of form {variant} for {len(found)} documents, which are not the {len(manifest.test)} of {shared}. "
             "Delete the rows and run the attack again."
         )
     texts = pair_texts(documents, TokenSplit.open(split_folder))
@@ -125,27 +126,20 @@ def after_attack(
     def outputs(sources: list[np.ndarray]) -> list[tuple[str, Written]]:
         return [(writer.text(tokenizer, written), written) for written in writer.write(sources)]
 
+    def written(chunk: Sequence[Document]) -> list[Json]:
+        before = outputs([source_of(document.ids, eos) for document in chunk])
+        after = outputs([attacked_source(document, found[document.name], eos) for document in chunk])
+        return [
+            row_of(document.name, clean, attacked, texts[document.name][1])
+            for document, clean, attacked in zip(chunk, before, after, strict=True)
+        ]
+
     made: list[Json] = []
     costs: list[Json] = []
     with Progress("generation after attack", len(manifest.test)) as progress:
-        for first in range(0, len(manifest.test), CHUNK):
-            chunk = manifest.test[first : first + CHUNK]
-            key = f"from {first}"
-            if key not in journal.done:
-                begin = time.perf_counter()
-                before = outputs([source_of(document.ids, manifest.eos) for document in chunk])
-                after = outputs([attacked_source(document, found[document.name], manifest.eos) for document in chunk])
-                new = [
-                    row_of(document.name, clean, attacked, texts[document.name][1])
-                    for document, clean, attacked in zip(chunk, before, after, strict=True)
-                ]
-                journal.add([(key, {"rows": new, "seconds": round((time.perf_counter() - begin) / len(chunk), 5)})])
-            made += journal.done[key]["rows"]
-            costs += [
-                {"document": row["document"], "seconds": journal.done[key]["seconds"]}
-                for row in journal.done[key]["rows"]
-            ]
-            progress.add(len(chunk))
+        for new, seconds in journal.in_chunks(manifest.test, CHUNK, written, progress):
+            made += new
+            costs += [{"document": row["document"], "seconds": seconds} for row in new]
     write_rows(rows, ROWS, made)
     write_rows(cost, COST, costs)
     write_marker(

@@ -117,33 +117,18 @@ def generate(
     writer = Writer(models.load_model(model, device=devices.choose()), job.generation)
     tokenizer = models.load_tokenizer(model)
     indices = sorted(split.drawn(job.generation.documents))
+
+    def written(chunk: Sequence[int]) -> list[Json]:
+        names = [str(split.documents["document"].iloc[index]) for index in chunk]
+        sources = [split.pair(index)[0] for index in chunk]
+        return rows_of(writer, tokenizer, names, sources, [texts[name] for name in names], job.generation.lead)
+
     made: list[Json] = []
     costs: list[Json] = []
     with Progress("generation", len(indices)) as progress:
-        for first in range(0, len(indices), CHUNK):
-            chunk = indices[first : first + CHUNK]
-            key = f"from {first}"
-            if key not in journal.done:
-                begin = time.perf_counter()
-                names = [str(split.documents["document"].iloc[index]) for index in chunk]
-                found = rows_of(
-                    writer,
-                    tokenizer,
-                    names,
-                    [split.pair(index)[0] for index in chunk],
-                    [texts[name] for name in names],
-                    job.generation.lead,
-                )
-                seconds = round((time.perf_counter() - begin) / len(chunk), 5)
-                journal.add([(key, {"rows": found, "seconds": seconds})])
-            done = journal.done[key]
-            made += done["rows"]
-            costs += [
-                {"document": row["document"], "seconds": done["seconds"]}
-                for row in done["rows"]
-                if row["system"] == "model"
-            ]
-            progress.add(len(chunk))
+        for found, seconds in journal.in_chunks(indices, CHUNK, written, progress):
+            made += found
+            costs += [{"document": row["document"], "seconds": seconds} for row in found if row["system"] == "model"]
     write_rows(rows, ROWS, made)
     write_rows(cost, COST, costs)
     write_marker(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,20 +101,10 @@ def perplexity(
     costs: list[Json] = []
     with Progress("perplexity", len(indices) * len(job.perplexity.protocols)) as progress:
         for protocol in job.perplexity.protocols:
-            for first in range(0, len(indices), CHUNK):
-                chunk = indices[first : first + CHUNK]
-                key = f"{protocol} from {first}"
-                if key not in journal.done:
-                    begin = time.perf_counter()
-                    found = rows_of(scorer, job, split, protocol, chunk)
-                    seconds = round((time.perf_counter() - begin) / len(chunk), 5)
-                    journal.add([(key, {"rows": found, "seconds": seconds})])
-                made += journal.done[key]["rows"]
-                costs += [
-                    {"protocol": protocol, "document": row["document"], "seconds": journal.done[key]["seconds"]}
-                    for row in journal.done[key]["rows"]
-                ]
-                progress.add(len(chunk))
+            work = functools.partial(rows_of, scorer, job, split, protocol)
+            for found, seconds in journal.in_chunks(indices, CHUNK, work, progress, name=protocol):
+                made += found
+                costs += [{"protocol": protocol, "document": row["document"], "seconds": seconds} for row in found]
     write_rows(rows, ROWS, made)
     write_rows(cost, COST, costs)
     result = {

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from isotone.progress import Progress
 from isotone.records import Json, canonical_json
+
+Item = TypeVar("Item")
 
 
 class Journal:
@@ -51,6 +55,29 @@ class Journal:
                 self.done[key] = value
             file.flush()
             os.fsync(file.fileno())
+
+    def in_chunks(
+        self,
+        items: Sequence[Item],
+        size: int,
+        work: Callable[[Sequence[Item]], list[Json]],
+        progress: Progress,
+        *,
+        name: str = "",
+    ) -> Iterator[tuple[list[Json], float]]:
+        """The rows that ``work`` makes of some items at a time, and its seconds for one of them; what is there is kept.
+
+        Args:
+            name: tells several passes over the same items apart.
+        """
+        for first in range(0, len(items), size):
+            chunk, key = items[first : first + size], f"{name} from {first}".strip()
+            if key not in self.done:
+                begin = time.perf_counter()
+                rows = work(chunk)
+                self.add([(key, {"rows": rows, "seconds": round((time.perf_counter() - begin) / len(chunk), 5)})])
+            progress.add(len(chunk))
+            yield self.done[key]["rows"], self.done[key]["seconds"]
 
     def close(self) -> None:
         """Forget everything: the final files stand."""
