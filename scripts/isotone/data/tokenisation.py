@@ -13,64 +13,31 @@ everything that matters; a killed run finds its parts again.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from isotone.config.data import Pairs, Tokens
+from isotone.config.data import Tokens
 from isotone.data.blocks import TokenSplit
 from isotone.data.document import Troubles
-from isotone.data.encoder import Splitter, text_encoder
+from isotone.data.encoder import Splitter
+from isotone.data.pair_part import SOURCES, facts_of_pairs, insist_on_room, tokenise_pairs
+from isotone.data.part import BATCH, COLUMNS, Part, warm_encoder
 from isotone.data.splits import facts_of
 from isotone.errors import ConfigurationError
 from isotone.progress import Progress
 from isotone.records import digest_of, file_digest, read_json, whole_file, whole_folder, write_json
 from isotone.schema import as_mapping
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
-BATCH = 64  # texts per call of the tokenizer
-COLUMNS = ["document", "start", "length", "bytes", "words"]
-SOURCES = ["source_start", "source_length", "source_prefix"]  # of pairs; the prefix in tokens
-
-
-@dataclass(frozen=True)
-class Part:
-    """One piece of work, as it travels to another process."""
-
-    documents: str
-    group: int
-    folder: str
-    tokenizer: str
-    bos: int | None  # only where it differs from EOS and documents start with it
-    eos: int
-    dtype: str
-    score: str
-    pairs: Pairs | None = None
-
-    @property
-    def stem(self) -> Path:
-        """Path of its files without their suffix."""
-        return Path(self.folder) / f"part-{self.group:06d}"
-
-
-@functools.lru_cache(maxsize=1)
-def _warm_encoder(folder: str) -> Tokenizer:
-    """One tokenizer per process: its cache of words is what makes it fast. The folder's name is its digest."""
-    return text_encoder(Path(folder) / "tokenizer.json")
 
 
 def _encoded(
@@ -94,70 +61,13 @@ def _encoded(
             ids, scored = encoded
             yield row, np.asarray(ids, part.dtype), np.asarray(scored, np.uint8)
         return
-    tokenizer = _warm_encoder(part.folder)
+    tokenizer = warm_encoder(part.folder)
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         for row, encoding in zip(
             batch, tokenizer.encode_batch_fast([row["text"] for row in batch], add_special_tokens=False), strict=True
         ):
             yield row, np.asarray(encoding.ids, part.dtype), None
-
-
-def _encoded_pairs(
-    part: Part, settings: Pairs, rows: list[dict[str, Any]], troubles: Troubles, shortened: Troubles
-) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray, int]]:
-    """Rows with the ids of target and source, and the tokens of the source's prefix; what is too long is cut or left out."""
-    tokenizer = _warm_encoder(part.folder)
-    front = len(settings.prefix.rstrip())
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        targets = tokenizer.encode_batch_fast([row["text"] for row in batch], add_special_tokens=False)
-        sources = tokenizer.encode_batch([settings.prefix + row["source"] for row in batch], add_special_tokens=False)
-        for row, target, source in zip(batch, targets, sources, strict=True):
-            prefix = sum(begin < front for begin, _ in source.offsets)
-            target_ids, source_ids = target.ids[: settings.max_target - 1], source.ids[: settings.max_source - 1]
-            if len(source_ids) <= prefix:
-                kind = "source_without_tokens" if len(source.ids) <= prefix else "source_all_prefix"
-                troubles.add(kind, row["document"])
-                continue
-            long = [
-                side
-                for side, cut, whole in (("target", target_ids, target.ids), ("source", source_ids, source.ids))
-                if len(cut) < len(whole)
-            ]
-            for side in long:
-                (shortened if settings.too_long == "cut" else troubles).add(f"{side}_too_long", row["document"])
-            if long and settings.too_long == "leave_out":
-                continue
-            yield row, np.asarray(target_ids, part.dtype), np.asarray([*source_ids, part.eos], part.dtype), prefix
-
-
-def tokenise_pairs(part: Part, settings: Pairs) -> int:
-    """As `tokenise_part`, for pairs."""
-    with pq.ParquetFile(part.documents) as file:
-        rows = file.read_row_group(part.group).to_pylist()
-    troubles, cut = Troubles(), Troubles()
-    position = behind = 0
-    table: list[list[Any]] = []
-    eos = np.asarray([part.eos], part.dtype)
-    with (
-        whole_file(part.stem.with_suffix(".bin"), "wb") as targets,
-        whole_file(part.stem.with_suffix(".sources"), "wb") as sources,
-    ):
-        for row, target, source, prefix in _encoded_pairs(part, settings, rows, troubles, cut):
-            if not len(target):
-                troubles.add("no_tokens", row["document"])
-                continue
-            targets.write(target.tobytes() + eos.tobytes())
-            sources.write(source.tobytes())
-            words = len(row["text"].split())
-            table.append([row["document"], position, len(target), row["bytes"], words, behind, len(source), prefix])
-            position, behind = position + len(target) + 1, behind + len(source)
-    with whole_file(part.stem.with_suffix(".parquet"), "wb") as file:
-        pd.DataFrame(table, columns=[*COLUMNS, *SOURCES]).to_parquet(file, index=False)
-    facts = {"documents": len(table), "tokens": position, "source_tokens": behind}
-    write_json(part.stem.with_suffix(".json"), {**facts, "left_out": troubles.result(), "cut": cut.result()})
-    return len(rows)
 
 
 def tokenise_part(part: Part) -> int:
@@ -288,34 +198,6 @@ def _insist_on_long_ones(split: TokenSplit, documents: Path, settings: Tokens) -
         )
 
 
-def _facts_of_pairs(pairs: Pairs, folder: Path) -> dict[str, Any]:
-    """What ``data.json`` says of pairs; the model beside the tokenizer knows with which token a decoder starts.
-
-    Raises:
-        ConfigurationError: if it does not.
-    """
-    start = read_json(folder / "config.json").get("decoder_start_token_id")
-    if start is None:
-        raise ConfigurationError(f"{folder}/config.json names no decoder_start_token_id, with which a target begins.")
-    return {"task": "pairs", "pairs": as_mapping(pairs), "start": int(start)}
-
-
-def _insist_on_room(splitter: Splitter, pairs: Pairs) -> None:
-    """The prefix leaves room for a source.
-
-    Raises:
-        ConfigurationError: if it does not.
-    """
-    from tokenizers import Tokenizer
-
-    prefix = len(Tokenizer.from_str(splitter.backend).encode(pairs.prefix, add_special_tokens=False).ids)
-    if prefix + 2 > pairs.max_source:
-        raise ConfigurationError(
-            f"data.pairs.prefix has {prefix} tokens, and data.pairs.max_source is {pairs.max_source}: a source would be all prefix. "
-            "Raise max_source, or shorten the prefix."
-        )
-
-
 def tokenise(
     documents: Path, tokenizer_folder: Path, out: Path, settings: Tokens, processes: int = 1
 ) -> dict[str, Any]:
@@ -331,7 +213,7 @@ def tokenise(
     """
     splitter = Splitter.open(tokenizer_folder)
     if settings.pairs:
-        _insist_on_room(splitter, settings.pairs)
+        insist_on_room(splitter, settings.pairs)
     origin = facts_of(documents)
     distinct = settings.document_start == "bos" and splitter.bos is not None and splitter.bos != splitter.eos
     distinct = distinct and settings.pairs is None  # a decoder starts with a token of its own
@@ -378,7 +260,7 @@ def tokenise(
             "vocabulary": splitter.vocabulary,
             "document_start": settings.document_start,
             "score": settings.score,
-            **(_facts_of_pairs(settings.pairs, tokenizer_folder) if settings.pairs else {}),
+            **(facts_of_pairs(settings.pairs, tokenizer_folder) if settings.pairs else {}),
             "bos": splitter.bos,
             "eos": splitter.eos,
             "tokenizer": identity["tokenizer"],
