@@ -23,7 +23,8 @@ def _arithmetic(name: str) -> Any:
 def _check_memory(model: Any) -> None:
     """Before a large model is loaded, if its size is known already."""
     import torch
-    from isotone.planning.capacity import check_machine, shape_of
+    from isotone.planning.capacity import check_machine
+    from isotone.planning.shape import shape_of
 
     try:
         shape = shape_of(model)

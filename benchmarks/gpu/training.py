@@ -124,7 +124,8 @@ def kernels(trainer: Trainer, plan: Plan) -> list[str]:
 
 def climb(rung: Rung, plan: Plan, record: Record, split: Path) -> float:
     """Measure one rung; the share of the card's peak that the model's arithmetic takes (0: peak unknown)."""
-    from isotone.planning.capacity import shape_of_config, training_memory
+    from isotone.planning.capacity import training_memory
+    from isotone.planning.shape import shape_of_config
 
     shape = large(plan)
     model = network(shape, 32 if plan.tiny else LENGTH, plan.device)

@@ -10,7 +10,8 @@ from isotone.config.data import Architecture, Model
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError
 from isotone.models.origins.scratch import configuration_of
-from isotone.planning.capacity import GIB, KNOWN, check_fits, check_machine, shape_of, shape_of_config, training_memory
+from isotone.planning.capacity import GIB, check_fits, check_machine, training_memory
+from isotone.planning.shape import KNOWN, shape_of, shape_of_config
 from isotone.training.engine import Engine
 
 from tests.resume.tiny import LENGTH, write_split

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from isotone.config.data import SPLITS
-from isotone.planning.capacity import shape_of, training_memory
+from isotone.planning.capacity import training_memory
+from isotone.planning.shape import shape_of
 from isotone.schema import merge
 from isotone.studies.study import Study, read_study
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from isotone.attacks.registry import SPECS
 from isotone.config.training import Training
 from isotone.errors import ConfigurationError
-from isotone.planning.capacity import GIB, Shape, check_fits, checkpoints_at_most, shape_of, training_memory
+from isotone.planning.capacity import GIB, check_fits, checkpoints_at_most, training_memory
+from isotone.planning.shape import Shape, shape_of
 from isotone.progress import quantity
 from isotone.records import read_json_quietly
 from isotone.studies.study import Study

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from isotone.environment import cache_folder
 from isotone.layout import state_root
-from isotone.planning.capacity import shape_of, training_memory
+from isotone.planning.capacity import training_memory
 from isotone.planning.checks import Verdict
+from isotone.planning.shape import shape_of
 from isotone.studies.study import Study
 
 PROBE = 64 << 20  # bytes written to measure a disk

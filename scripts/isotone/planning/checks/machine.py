@@ -13,10 +13,11 @@ from pathlib import Path
 
 from isotone.environment import available_cpus, available_memory, total_memory
 from isotone.errors import ConfigurationError
-from isotone.planning.capacity import GIB, shape_of, training_memory
+from isotone.planning.capacity import GIB, training_memory
 from isotone.planning.checks import Check, Verdict, busy
 from isotone.planning.checks import disk as checks_disk
 from isotone.planning.checks.downloads import downloads
+from isotone.planning.shape import shape_of
 from isotone.studies.study import Study
 
 LIBRARIES = 2 * GIB  # main memory of Python, torch and the readers of data

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from isotone.config.training import Operation, Training, TrainJob
-from isotone.planning.capacity import shape_of_config, training_memory
+from isotone.planning.capacity import training_memory
+from isotone.planning.shape import shape_of_config
 from isotone.records import read_json
 from isotone.training.micro_batch import memory_limit
 from isotone.training.supervision.outcome import ResourceError
